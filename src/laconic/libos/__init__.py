@@ -1,1 +1,1 @@
-"""What Gramine does around the memory calls of a program."""
+"""Gramine's work around a program's memory calls."""

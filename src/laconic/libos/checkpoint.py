@@ -1,6 +1,6 @@
 """fork: the checkpoint that a parent sends, and the child that receives its memory.
 
-vfork, and any clone of a process, is a fork to upstream.
+To Gramine, vfork, or any clone of a process, is a fork.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import RangeMap
 from laconic.sgx.pal.gramine import LAZY, RW
 
-#: The store in the parent (CP_INIT_VMA_SIZE in libos_checkpoint.c), bytes: committed, and freed
-#: again when all is sent. Half as much after it is bookkept, and not allocated.
+#: The size of the store in the parent (CP_INIT_VMA_SIZE in libos_checkpoint.c), in bytes. It is
+#: committed, and freed after everything is sent. A further half of this size is bookkept after it,
+#: but not allocated.
 STORE_SIZE: Final = 64 << 20
-#: What is in it, in bytes: one `struct libos_mem_entry`, one VMA without its entry, and all that is
-#: not memory (handles, the thread, the process), as in the log of a busybox shell.
+#: The sizes of its contents, in bytes: one `struct libos_mem_entry`, one VMA without its entry, and
+#: everything that is not memory (handles, the thread, the process), as in the log of a busybox
+#: shell.
 _ENTRY, _VMA, _OTHER = 48, 112, 28 << 10
 
 
 def send_checkpoint(parent: Libos, child: Libos) -> None:
     """create_process_and_send_checkpoint, and the child's receive_checkpoint_and_restore.
 
-    The parent commits the whole store, whatever is in it; with `Switches.store`, what is used of
-    it. O(n).
+    The parent commits the whole store, regardless of its contents; with `Switches.store`, only the
+    used part. O(n).
     """
     meter = parent.meter
     parent.pal.alloc(STORE, STORE + STORE_SIZE, RW, lazy=parent.switches.store)
@@ -42,7 +44,7 @@ def send_checkpoint(parent: Libos, child: Libos) -> None:
     size = page_align(_OTHER + _ENTRY * entries + _VMA * len(vmas))
     if parent.switches.store:
         parent.pal.fault(STORE, STORE + min(size, STORE_SIZE), RW)
-    # The checkpoint's data: one write, one read; the child never frees its copy.
+    # The checkpoint's data: one write and one read; the child never frees its copy.
     meter.host_call(2)
     meter.copy(size >> PAGE_SHIFT)
     child.pal.alloc(RECEIVED, RECEIVED + size, RW)
@@ -53,7 +55,7 @@ def send_checkpoint(parent: Libos, child: Libos) -> None:
             if vma.file is not None:
                 child.mapped.setdefault(vma.file, RangeMap()).set(start, end, True)
         else:
-            # RS_FUNC(vma): mapped from the file again.
+            # RS_FUNC(vma): the file is mapped again.
             child.map_file(start, end, vma)
             if not child.switches.demand:
                 meter.counts.untouched_pages -= child.touches.count(start, end)
@@ -63,21 +65,24 @@ def send_checkpoint(parent: Libos, child: Libos) -> None:
 
 
 def is_sent(vma: LibosVma) -> bool:
-    """CP_FUNC(vma): True for anonymous memory, and for private mappings of files that were ever
-    writable."""
+    """CP_FUNC(vma): return whether a VMA is sent: anonymous memory, and private mappings of files
+    that were ever writable."""
     if vma.file is None:
         return True
     return vma.flags & (VMA_TAINTED | VM_SHARED) == VMA_TAINTED
 
 
 def sent_range(start: int, end: int, vma: LibosVma) -> tuple[int, int]:
-    """What of a VMA is sent: of a file, only the pages that it has."""
+    """Return the part of a VMA that is sent: for a file, only the pages that it has."""
     return start, max(min(end, vma.valid_end), start)
 
 
 def count_entries(parent: Libos, start: int, end: int, vma: LibosVma) -> int:
-    """Memory entries of one VMA: one for each committed page of anonymous memory, one for a
-    file's. With `Switches.send`, one for each committed run."""
+    """Return the number of memory entries of one VMA.
+
+    There is one for each committed page of anonymous memory, and one for a file. With
+    `Switches.send`, there is one for each committed run.
+    """
     if not is_sent(vma):
         return 0
     if vma.file is not None:
@@ -91,9 +96,9 @@ def count_entries(parent: Libos, start: int, end: int, vma: LibosVma) -> int:
 def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma) -> None:
     """send_memory_on_stream, and receive_memory_on_stream in the child.
 
-    Anonymous memory goes page by page: a write, an Alloc, a read, and a Protect if it is read-only,
-    for each page. With `Switches.send`, it goes in runs. Memory that cannot be read is opened for
-    the write. O(log n + k).
+    Anonymous memory is sent page by page: each page takes a write, an Alloc, a read, and a Protect
+    if it is read-only. With `Switches.send`, it is sent in runs. Unreadable memory is made readable
+    for the write. O(log n + k).
     """
     meter, pal, prot = parent.meter, parent.pal, vma.prot
     by_page = vma.file is None and not parent.switches.send
@@ -115,7 +120,7 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
         if not prot & PROT_READ:
             meter.counts.open_windows += pages
         meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
-    # Upstream's child does not know which pages are not committed, and fails on them.
+    # Gramine's child does not know which pages are uncommitted, and fails on them.
     for begin, stop, had in pal.pages.runs(start, end):
         if had is not None and had >= LAZY:
             child.pal.pages.set(begin, stop, had)

@@ -1,4 +1,5 @@
-"""gramine-direct: the same LibOS on Gramine's Linux PAL, where each PAL call is one system call.
+"""gramine-direct: the same LibOS on Gramine's Linux PAL, which makes one system call for each PAL
+call.
 
 Alloc is mmap, Free is munmap, Protect is mprotect (pal/src/host/linux/pal_memory.c). The kernel
 commits pages at their first touch, so nothing else is counted.
@@ -15,8 +16,8 @@ from laconic.sgx.pal.gramine import Gramine
 
 @dataclass(slots=True)
 class SystemCalls(Counts):
-    """What the Linux PAL did: how often it made each system call. The other counts, an enclave's,
-    have no meaning here."""
+    """The number of times that the Linux PAL made each system call. The other counts are an
+    enclave's, and have no meaning here."""
 
     mmap: int = 0
     munmap: int = 0
@@ -24,11 +25,11 @@ class SystemCalls(Counts):
 
     @property
     def system_calls(self) -> int:
-        """All of them."""
+        """The total number of system calls."""
         return self.mmap + self.munmap + self.mprotect
 
     def add_calls(self, other: SystemCalls) -> None:
-        """Add another's system calls to these."""
+        """Add the system calls of `other` to these."""
         self.mmap += other.mmap
         self.munmap += other.munmap
         self.mprotect += other.mprotect
@@ -43,7 +44,7 @@ class DirectMeter(Meter):
 class LinuxPal(Gramine):
     """One process's pages on Linux; its meter is a `DirectMeter`.
 
-    There is no tracker, and no page that an exception commits.
+    There is no tracker, and no page is committed by an exception.
     """
 
     __slots__ = ()
@@ -51,32 +52,32 @@ class LinuxPal(Gramine):
     def alloc(
         self, start: int, end: int, prot: int, lazy: bool = False, by_page: bool = False
     ) -> None:
-        """_PalVirtualMemoryAlloc: an mmap, of each page with `by_page`."""
+        """_PalVirtualMemoryAlloc: one mmap, or one for each page with `by_page`."""
         counts = self._counts()
         counts.mmap += end - start >> PAGE_SHIFT if by_page else 1
         self.pages.set(start, end, prot)
 
     def free(self, start: int, end: int) -> None:
-        """_PalVirtualMemoryFree: an munmap."""
+        """_PalVirtualMemoryFree: one munmap."""
         self._counts().munmap += 1
         self.pages.set(start, end, None)
 
     def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:
-        """_PalVirtualMemoryProtect: an mprotect, of each page with `single`."""
+        """_PalVirtualMemoryProtect: one mprotect, or one for each page with `single`."""
         self._counts().mprotect += end - start >> PAGE_SHIFT if single else 1
 
     def fault(self, start: int, end: int, prot: int) -> int:
-        """The kernel has no page that waits for the PAL."""
+        """Return 0: on Linux, no page waits for the PAL."""
         return 0
 
     def zero(self, start: int, end: int) -> None:
-        """No system call."""
+        """Do nothing: no system call is needed."""
 
     def make_tcs(self, start: int) -> None:
-        """Threads are the kernel's."""
+        """Do nothing: the kernel manages threads."""
 
     def track(self, start: int, end: int) -> None:
-        """Only EDMM has a tracker."""
+        """Do nothing: only EDMM has a tracker."""
 
     def _counts(self) -> SystemCalls:
         counts = self.meter.counts

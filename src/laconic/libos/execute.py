@@ -1,4 +1,4 @@
-"""execve: the same process goes on in the same enclave, with another program."""
+"""execve: the process continues in the same enclave, with another program."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from laconic.sgx.pal.gramine import RW
 
 
 class Kept(NamedTuple):
-    """A mapping of the old program that the new program has at `target`. Its pages are cleared if
-    it is the stack."""
+    """A mapping of the old program that the new program has at `target`. If it is the stack, its
+    pages are zeroed."""
 
     start: int
     end: int
@@ -32,11 +32,11 @@ class Kept(NamedTuple):
 
 
 def free_program(libos: Libos, kept: Iterable[Kept] = ()) -> None:
-    """libos_syscall_execve_rtld: the old program's memory goes, one Free for each VMA.
+    """libos_syscall_execve_rtld: free the old program's memory, with one Free for each VMA.
     O(VMAs × kept).
 
-    Files that are mapped shared are not written back. The new stack is allocated before anything is
-    freed: it is in the peak, unless the old one is `kept`.
+    Shared file mappings are not written back. The new stack is allocated before anything is freed,
+    so it counts for the peak unless the old one is `kept`.
     """
     meter = libos.meter
     kept = list(kept)
@@ -56,10 +56,12 @@ def free_program(libos: Libos, kept: Iterable[Kept] = ()) -> None:
 
 
 def find_kept(libos: Libos, image: Iterable[Entry]) -> list[Kept]:
-    """Return the old program's mappings that the new one, whose mappings are `image`, has with the
-    same size: the stack with its guard page, parts of files that were never writable, and the vDSO.
+    """Return the old program's mappings that the new one has with the same size; `image` are the
+    new one's mappings.
 
-    Counts their touched pages as untouched, so it is called once. O(VMAs).
+    They are the stack with its guard page, parts of files that were never writable, and the vDSO.
+
+    Their touched pages are counted as untouched, so this is called only once. O(VMAs).
     """
     old = dict(_names(libos, libos.space.vmas))
     kept: list[Kept] = []
@@ -69,15 +71,17 @@ def find_kept(libos: Libos, image: Iterable[Entry]) -> list[Kept]:
         if end - start != target_end - target or not _is_unchanged(libos, start, end, is_stack):
             continue
         kept.append(Kept(start, end, target, is_stack))
-        # What the old program has touched, the new one has not yet.
+        # Pages that the old program has touched are untouched for the new one.
         for begin, stop in libos.pal.committed(start, end):
             libos.meter.counts.untouched_pages += libos.touches.count(begin, stop)
     return kept
 
 
 def keep(successor: Libos, kept: list[Kept]) -> None:
-    """Give the new program what is kept, before it is loaded. Gramine would have the new program's
-    memory where the old program's was; here it has the addresses of the trace. O(n).
+    """Give the new program the kept memory before it is loaded. O(n).
+
+    In Gramine, the new program's memory would stay at the old program's addresses; here it has the
+    addresses of the trace.
     """
     pal, vmas = successor.pal, successor.vmas
     held = [(mapping, pal.pages.parts(*mapping[:2]), vmas.parts(*mapping[:2])) for mapping in kept]
@@ -97,12 +101,12 @@ def keep(successor: Libos, kept: list[Kept]) -> None:
         successor.kept.add(mapping.target)
 
 
-#: What the stack and the vDSO are called in `_names`.
+#: The names of the stack and the vDSO in `_names`.
 _STACK, _VDSO = "stack", "vdso"
 
 
 def _names(libos: Libos, entries: Iterable[Entry]) -> Iterable[tuple[object, tuple[int, int]]]:
-    # Mappings that two programs can have in common, and where they are.
+    # Yield the mappings that two programs can have in common, with their ranges.
     for start, end, vma in entries:
         if vma.flags & VM_GROWSDOWN:
             yield _STACK, (stack_bottom(libos, start, end) - PAGE_SIZE, end)
@@ -113,13 +117,13 @@ def _names(libos: Libos, entries: Iterable[Entry]) -> Iterable[tuple[object, tup
 
 
 def _part(start: int, end: int, vma: Vma) -> tuple[object, ...]:
-    # Which part of a file is mapped, and how.
+    # The part of a file that is mapped, and how.
     return vma.file, start - vma.base, end - start, vma.flags & PROT_RWX
 
 
 def _is_unchanged(libos: Libos, start: int, end: int, is_stack: bool) -> bool:
-    # All of it is still mapped; the stack is writable above its guard page, and no file mapping
-    # ever was.
+    # True if the range is still completely mapped, with a stack that is writable above its guard
+    # page, or with a file mapping that was never writable.
     vmas = [vma for _, _, vma in libos.vmas.runs(start, end)]
     if is_stack:
         return [vma and vma.prot for vma in vmas] == [0, RW]

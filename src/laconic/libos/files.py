@@ -1,4 +1,4 @@
-"""Shared mappings of files: contents that are written back, and the mappings that see them.
+"""Shared file mappings: writing their contents back, and updating the other mappings of the file.
 
 The enclave cannot map files, so the LibOS writes a mapping's contents back when it is unmapped,
 mapped over, or synchronized. Any write then refreshes every mapping of the file.
@@ -12,10 +12,10 @@ from laconic.memory.vma import File, Vma
 
 
 def msync_range(libos: Libos, start: int, end: int) -> None:
-    """msync_range (libos_vma.c): writes back what is mapped shared in `[start, end)`, VMA by VMA.
+    """msync_range (libos_vma.c): write back the shared mappings in `[start, end)`, VMA by VMA.
 
-    Upstream does so before munmap and MAP_FIXED too, also for a mapping that is read-only, if its
-    handle may write. O(log n + VMAs).
+    Gramine does so before munmap and MAP_FIXED too, even for a read-only mapping if its handle may
+    write. O(log n + VMAs).
     """
     if not libos.mapped:
         return
@@ -29,7 +29,8 @@ def msync_range(libos: Libos, start: int, end: int) -> None:
 
 
 def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
-    # generic_emulated_msync: opened if it cannot be read, written, and closed again.
+    # generic_emulated_msync: make the memory readable if necessary, write it, and restore its
+    # protection.
     assert vma.file is not None
     pages = end - start >> PAGE_SHIFT
     closed = not vma.prot & PROT_READ
@@ -37,7 +38,7 @@ def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
         libos.pal.protect(start, end, vma.prot | PROT_READ)
         libos.meter.counts.open_windows += pages
     if libos.switches.demand:
-        # Pages that are not committed have the file's contents.
+        # Uncommitted pages have the file's contents.
         pages = sum(stop - begin for begin, stop in libos.pal.committed(start, end)) >> PAGE_SHIFT
     libos.transfer(pages)
     refresh_mappings(libos, vma.file)
@@ -47,8 +48,8 @@ def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
 
 
 def file_written(libos: Libos, file: File, size: int, truncated: bool) -> None:
-    """refresh_mappings_on_file: the mappings of a file that the program wrote to, or truncated to
-    `size` bytes, follow it. O(VMAs)."""
+    """refresh_mappings_on_file: update the mappings of a file that the program wrote to, or
+    truncated to `size` bytes. O(VMAs)."""
     if file not in libos.mapped:
         return
     found = mappings(libos, file)
@@ -66,7 +67,7 @@ def file_written(libos: Libos, file: File, size: int, truncated: bool) -> None:
 def _move_file_end(
     libos: Libos, start: int, end: int, vma: LibosVma, size: int, truncated: bool
 ) -> None:
-    # vma_update_valid_end. Pages past the end exist only if `Libos.has_tails`.
+    # vma_update_valid_end. Pages past the end exist only with `Libos.has_tails`.
     mapped = libos.space.vmas.get(start)
     if mapped is None or mapped.file != vma.file:
         return
@@ -83,8 +84,8 @@ def _move_file_end(
 
 
 def refresh_mappings(libos: Libos, file: File) -> None:
-    """prot_refresh_vma: Protects of all that is mapped of a file that was written to or truncated,
-    whether or not its end moved. O(VMAs)."""
+    """prot_refresh_vma: Protect all mappings of a file that was written to or truncated, whether or
+    not its end moved. O(VMAs)."""
     for start, end, vma in mappings(libos, file):
         valid = min(max(start, vma.valid_end), end)
         if start < valid:
@@ -94,11 +95,11 @@ def refresh_mappings(libos: Libos, file: File) -> None:
 
 
 def reload_mappings(libos: Libos, file: File) -> None:
-    """reload_vma: the shared mappings of a file that was written to are read again, opened for it
-    if they are read-only. O(VMAs).
+    """reload_vma: read the shared mappings of a written file again; read-only ones are made
+    writable for it. O(VMAs).
 
-    Upstream ends the process if nothing of such a mapping is valid (a Protect of no bytes): that
-    mapping is passed over here.
+    If no page of such a mapping is valid, Gramine ends the process (a Protect of no bytes); here,
+    that mapping is skipped.
     """
     for start, end, vma in mappings(libos, file):
         end = min(end, vma.valid_end)
@@ -106,7 +107,7 @@ def reload_mappings(libos: Libos, file: File) -> None:
             continue
         closed = not vma.prot & PROT_WRITE
         if closed and libos.switches.copy:
-            # Given back, and brought again with the new contents.
+            # The pages are released, and committed again with the new contents.
             for begin, stop in libos.pal.committed(start, end):
                 libos.pal.free(begin, stop)
                 libos.pal.alloc(begin, stop, vma.prot)
@@ -120,9 +121,11 @@ def reload_mappings(libos: Libos, file: File) -> None:
 
 
 def follow_growth(libos: Libos, vma: Vma, end: int) -> None:
-    """The page of `vma` that ends at `end` was touched. If the LibOS takes it to be past the end of
-    the file, the file was truncated to a larger size, which the trace does not show. O(log n), or
-    O(VMAs) if so.
+    """Handle a touch of the page of `vma` that ends at `end`. O(log n); O(VMAs) if the file has
+    grown.
+
+    If the LibOS assumes that the page is past the end of the file, the file was truncated to a
+    larger size, which the trace does not show.
     """
     file = vma.file
     touched = libos.vmas.get(end - 1)
@@ -134,7 +137,7 @@ def follow_growth(libos: Libos, vma: Vma, end: int) -> None:
 
 
 def mappings(libos: Libos, file: File) -> list[tuple[int, int, LibosVma]]:
-    """The VMAs of a file, in ascending order; ranges that are no longer the file's are forgotten.
+    """Return the VMAs of a file, ascending; ranges that no longer belong to the file are removed.
     O(VMAs)."""
     found = []
     mapped = libos.mapped[file]

@@ -1,9 +1,9 @@
-"""The LibOS of upstream Gramine: its bookkeeping, and the PAL calls that it makes for each thing
-that it does.
+"""Gramine's LibOS as it is today: its bookkeeping, and the PAL calls that it makes for each
+operation.
 
-VMAs never merge (libos_vma.c): a region that ten calls have made is ten VMAs, and is freed by ten.
-What Gramine does around the calls is in the other modules of this package: `loader`, `heap`,
-`files`, `threads`, `checkpoint`, `slab`. Comments name the function of upstream's that is meant.
+VMAs never merge (libos_vma.c): a region made by ten calls is ten VMAs, and ten Frees release it.
+Gramine's work around the calls is in the other modules of this package: `loader`, `heap`, `files`,
+`threads`, `checkpoint`, `slab`. Comments name Gramine's functions.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.pal.gramine import INTERNAL, LAZY, RW, Gramine
 from laconic.sgx.pal.switches import NO_SWITCHES, Switches
 
-#: Flags of a VMA that are Gramine's own: the LibOS's memory, a file mapping that was ever
-#: writable, and a file mapping whose handle may write.
+#: VMA flags of Gramine's own: the LibOS's memory, a file mapping that was ever writable, and a file
+#: mapping whose handle may write.
 VMA_INTERNAL, VMA_TAINTED, VMA_MAY_WRITE = 0x20000000, 0x40000000, 0x80000000
-#: Where the LibOS's own memory is in the model, in bytes: the stacks of threads from INTERNAL on,
-#: then lists of VMAs, the VMA objects, and the checkpoints that are sent and received.
+#: The LibOS's own memory in the model, in bytes: the stacks of threads start at INTERNAL, followed
+#: by lists of VMAs, the VMA objects, and the checkpoints that are sent and received.
 LISTS: Final = INTERNAL + (1 << 43)
 SLAB: Final = INTERNAL + (2 << 43)
 STORE: Final = INTERNAL + (3 << 43)
@@ -38,7 +38,7 @@ RECEIVED: Final = INTERNAL + (4 << 43)
 
 
 class LibosVma(NamedTuple):
-    """One VMA, each an object of its own. `flags`: VM_NORESERVE (lazy), VM_SHARED, and the VMA_*.
+    """One VMA; each is a separate object. `flags`: VM_NORESERVE (lazy), VM_SHARED, and the VMA_*.
 
     The file's contents end at the address `file_end` (bytes; TOP if that is unknown).
     """
@@ -50,18 +50,18 @@ class LibosVma(NamedTuple):
 
     @property
     def valid_end(self) -> int:
-        """The address from which on the file has no pages."""
+        """The address at which the pages of the file end."""
         return (self.file_end + PAGE_SIZE - 1) // PAGE_SIZE * PAGE_SIZE
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Libos(ContinuingStrategy):
-    """One process's LibOS. `vmas` are its own, `pal` has the pages; all ranges are in bytes, page
-    aligned.
+    """One process's LibOS. `vmas` are the LibOS's own; `pal` contains the pages. All ranges are in
+    bytes, page aligned.
 
-    `settings` are those of the manifest. `pal_type` is the PAL of a new process. `switches` are the
-    changes to Gramine that are on. `transfers`: how many of the host calls counted read or wrote
-    contents of files.
+    `settings` are the manifest's. `pal_type` is the PAL of a new process. `switches` are the
+    changes to Gramine that are on. `transfers` counts the host calls that read or wrote contents of
+    files.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class Libos(ContinuingStrategy):
         self.pal = pal_type(meter, switches)
         self.slab = VmaSlab(SLAB)
         self.vmas: RangeMap[LibosVma] = RangeMap(operator.is_)
-        #: Where each file may be mapped.
+        #: The ranges in which each file may be mapped.
         self.mapped: dict[File, RangeMap[bool]] = {}
         #: Files that the host has mapped for the handler of first touches.
         self.hosted: set[File] = set()
-        #: Where mappings begin that an executed program has from the program before it.
+        #: The starts of mappings that an executed program inherits from the previous one.
         self.kept: set[int] = set()
         self.transfers = 0
 
@@ -95,7 +95,7 @@ class Libos(ContinuingStrategy):
         return not (self.switches.reserve or self.switches.demand)
 
     def map_file(self, start: int, end: int, vma: LibosVma) -> None:
-        """generic_emulated_mmap: the enclave cannot map files, so they are read. O(log n)."""
+        """generic_emulated_mmap: read the file, because the enclave cannot map it. O(log n)."""
         prot, flags, file, _file_end = vma
         assert file is not None
         valid = max(min(end, vma.valid_end), start)
@@ -113,8 +113,8 @@ class Libos(ContinuingStrategy):
         self.mapped[file].set(start, end, True)
 
     def _fill_file(self, start: int, end: int, valid: int, vma: LibosVma) -> None:
-        # Today: opened for writing, read, and then protected; pages past the end of the file, from
-        # `valid` on, are inaccessible.
+        # Gramine today: the memory is made writable, read into, and then protected. Pages past the
+        # end of the file, from `valid` on, are inaccessible.
         pal, counts, prot = self.pal, self.meter.counts, vma.prot
         filled = end if self.has_tails else valid
         if start < filled:
@@ -129,7 +129,8 @@ class Libos(ContinuingStrategy):
             pal.protect(valid, filled, 0)
 
     def _copy_file(self, start: int, end: int, valid: int, vma: LibosVma) -> None:
-        # Contents are read outside of the mapping, and EACCEPTCOPY brings them with the protection.
+        # The contents are read outside the mapping, and EACCEPTCOPY copies them in with the final
+        # protection.
         counts = self.meter.counts
         if start < valid:
             self.pal.alloc(start, valid, vma.prot)
@@ -140,14 +141,16 @@ class Libos(ContinuingStrategy):
             counts.untouched_pages += end - valid >> PAGE_SHIFT
 
     def _reserve_file(self, start: int, valid: int) -> None:
-        # Contents are read at the first touch; pages past the end of the file never exist.
+        # The contents are read at the first touch; pages past the end of the file never exist.
         if start < valid:
             self.pal.alloc(start, valid, 0, lazy=True)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """First touches of `[start, end)`, all of `vma`: lazy pages are committed, with
-        `Switches.demand` in blocks. Contents of a file come from a mapping of the host's, one for
-        each file. O(log n + runs)."""
+        """Handle first touches of `[start, end)`, which belongs to `vma`: commit lazy pages, with
+        `Switches.demand` in blocks. O(log n + runs).
+
+        The contents of a file come from a host mapping, one for each file.
+        """
         pal, meter, prot = self.pal, self.meter, vma.flags & PROT_RWX
         if not self.switches.demand:
             pal.fault(start, end, prot)
@@ -172,10 +175,10 @@ class Libos(ContinuingStrategy):
                 meter.copy(pages)
 
     def read_file(self, start: int, end: int, file_end: int) -> None:
-        """Contents of a file are read to `[start, end)`; they end at `file_end`.
+        """Read the contents of a file, which end at `file_end`, into `[start, end)`.
 
-        Upstream reads until it has all bytes, or none are left: past the end of the file, the last
-        read returns 0. O(1).
+        Gramine reads until it has all bytes, or until none are left: past the end of the file, the
+        last read returns 0. O(1).
         """
         if file_end <= start:
             self.transfer(0)
@@ -196,8 +199,10 @@ class Libos(ContinuingStrategy):
         self.end_list(listed)
 
     def map_over(self, start: int, end: int, prot: int, lazy: int) -> None:
-        """MAP_FIXED of anonymous memory with `Switches.zero`: pages that can be written before or
-        after it stay, and are cleared; others are freed. O(log n + VMAs + runs)."""
+        """MAP_FIXED of anonymous memory with `Switches.zero`. O(log n + VMAs + runs).
+
+        Pages that are writable before or after the call stay, and are zeroed; others are freed.
+        """
         pal = self.pal
         writable = prot & PROT_WRITE
         listed = self.begin_list(sum(1 for _ in self.vmas.parts(start, end)))
@@ -218,9 +223,9 @@ class Libos(ContinuingStrategy):
         self.end_list(listed)
 
     def begin_list(self, count: int) -> Range | None:
-        """dump_vmas: the LibOS lists `count` VMAs, in memory of the list's own if it is long.
+        """dump_vmas: list `count` VMAs, in memory of the list's own if it is long.
 
-        Returns that memory's range, for `end_list`. O(log n).
+        Returns the range of that memory, for `end_list`. O(log n).
         """
         pages = list_pages(count)
         if not pages:
@@ -230,19 +235,19 @@ class Libos(ContinuingStrategy):
         return listed
 
     def end_list(self, listed: Range | None) -> None:
-        """free_vma_info_array: the list is gone. O(log n)."""
+        """free_vma_info_array: free the list. O(log n)."""
         if listed is not None:
             self.pal.free(*listed)
 
     def hold_vmas(self) -> None:
-        """alloc_vma: the objects for all VMAs have memory, which is never given back. O(1)."""
+        """alloc_vma: allocate memory for all VMA objects, which is never released. O(1)."""
         grown = self.slab.hold(self.vmas.count)
         if grown is not None:
             self.pal.alloc(*grown, RW)
 
     def protect(self, start: int, end: int, prot: int) -> None:
-        """libos_syscall_mprotect: VMAs are split and changed, the whole range is one Protect. O(log
-        n + VMAs)."""
+        """libos_syscall_mprotect: split and change VMAs, with one Protect for the whole range.
+        O(log n + VMAs)."""
         if self.switches.equal:
             self._protect_differing(start, end, prot)
             return
@@ -254,7 +259,7 @@ class Libos(ContinuingStrategy):
                 values.append(None)
                 continue
             if prot and self.has_tails and vma.file_end < stop and vma.valid_end < stop:
-                # Past the end of the file: a fault in Linux, whatever the protection.
+                # Pages past the end of the file, which fault on Linux whatever their protection.
                 self.meter.counts.open_windows += stop - max(begin, vma.valid_end) >> PAGE_SHIFT
             values.append(changed(vma, prot))
         if len(keys) == 1:
@@ -265,7 +270,7 @@ class Libos(ContinuingStrategy):
 
     def _protect_differing(self, start: int, end: int, prot: int) -> None:
         # PR #1824: one Protect for each VMA whose protection differs; equal ones are not split.
-        # Unlike there, pages past the end of a file stay inaccessible.
+        # Unlike in the PR, pages past the end of a file stay inaccessible.
         for begin, stop, vma in list(self.vmas.runs(start, end)):
             if vma is None or vma.prot == prot:
                 continue
@@ -274,17 +279,17 @@ class Libos(ContinuingStrategy):
             self.vmas.set(begin, stop, changed(vma, prot))
 
     def guard(self, start: int, end: int) -> None:
-        """A guard page: upstream protects it and keeps it bookkept as RW. With `Switches.equal`,
-        it is a VMA of its own. O(log n)."""
+        """Make a guard page: Gramine protects it, but its VMA stays RW. With `Switches.equal`, it
+        is a VMA of its own. O(log n)."""
         self.pal.protect(start, end, 0)
         if self.switches.equal:
             self.vmas.set(start, end, LibosVma(0, VMA_INTERNAL))
 
     def clear(self, start: int, end: int, prot: int) -> None:
-        """madvise_dontneed_visitor: memset, with two Protects around it where the VMA is not
-        writable. O(log n + k).
+        """madvise_dontneed_visitor: memset, with two Protects around it if the VMA is not writable.
+        O(log n + k).
 
-        With `Switches.zero`, such pages are given back, and lazy
+        With `Switches.zero`, such pages are released, and allocated again as lazy pages
         (PalFreeThenLazyReallocCommittedPages).
         """
         pal = self.pal
@@ -304,12 +309,12 @@ class Libos(ContinuingStrategy):
             self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
 
     def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
-        """New anonymous memory; `lazy` is VM_NORESERVE or 0. O(log n)."""
+        """Allocate anonymous memory; `lazy` is VM_NORESERVE or 0. O(log n)."""
         self.add(start, end, prot, bool(lazy))
         self.vmas.set(start, end, new(LibosVma, (prot, lazy, None, TOP)))
 
     def add(self, start: int, end: int, prot: int, lazy: bool = False) -> None:
-        """Alloc of anonymous memory of the program. With `Switches.demand`, all of it is lazy.
+        """Alloc anonymous memory of the program. With `Switches.demand`, all of it is lazy.
         O(log n)."""
         lazy = lazy or self.switches.demand > 0
         self.pal.alloc(start, end, prot, lazy)
@@ -317,20 +322,21 @@ class Libos(ContinuingStrategy):
             self.meter.counts.untouched_pages += end - start >> PAGE_SHIFT
 
     def transfer(self, pages: int) -> None:
-        """Contents of a file, in one host call. O(1)."""
+        """Transfer contents of a file, in one host call. O(1)."""
         self.meter.host_call()
         self.meter.copy(pages)
         self.transfers += 1
 
 
 def changed(vma: LibosVma, prot: int) -> LibosVma:
-    """The VMA with another protection (vma_update_prot), an object of its own even if it is the
-    same. O(1)."""
+    """Return the VMA with another protection (vma_update_prot), as a new object even if nothing
+    changes. O(1)."""
     flags = vma.flags | VMA_TAINTED if vma.file is not None and prot & PROT_WRITE else vma.flags
     return new(LibosVma, (prot, flags, vma.file, vma.file_end))
 
 
 def is_flushed(vma: LibosVma) -> bool:
-    """vma_filter_needs_msync: True for a shared mapping of a file whose handle may write."""
+    """vma_filter_needs_msync: return whether this is a shared mapping of a file whose handle may
+    write."""
     both = VM_SHARED | VMA_MAY_WRITE
     return vma.file is not None and vma.flags & both == both

@@ -1,4 +1,4 @@
-"""The heap: libos_syscall_brk, and the limit that the manifest states (sys.brk.max_size)."""
+"""The heap: libos_syscall_brk, and the limit in the manifest (sys.brk.max_size)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from laconic.sgx.pal.gramine import RW
 
 
 def brk(libos: Libos, changes: tuple[Change, ...]) -> None:
-    """libos_syscall_brk: each growth is a VMA, and what is given up is one Free. An unchanged or
-    refused break does nothing. O(log n + VMAs).
+    """libos_syscall_brk: each growth is a VMA, and shrinking is one Free. An unchanged or refused
+    break does nothing. O(log n + VMAs).
 
-    Upstream refuses a heap larger than sys.brk.max_size, and the C library then maps memory in
-    pieces of 1 MiB. The trace has the larger heap, so that is what is done, and noted.
+    Gramine refuses a heap larger than sys.brk.max_size, and the C library then maps memory in
+    pieces of 1 MiB. The trace contains the larger heap, so that is modelled, and the exceeded limit
+    is recorded.
     """
     for change in changes:
         if change.wanted is not None:
@@ -29,8 +30,8 @@ def brk(libos: Libos, changes: tuple[Change, ...]) -> None:
 
 
 def reset_brk(libos: Libos) -> None:
-    """reset_brk: execve gives the whole heap back in one Free, however many VMAs it is. O(log n +
-    VMAs)."""
+    """reset_brk: execve releases the whole heap in one Free, however many VMAs it has.
+    O(log n + VMAs)."""
     start, end = libos.space.start_brk, page_align(libos.space.brk)
     if start < end:
         libos.pal.free(start, end)

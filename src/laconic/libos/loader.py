@@ -1,4 +1,4 @@
-"""Program load: the stack, the segments of the program and of ld.so, and the vDSO."""
+"""Program loading: the stack, the segments of the program and of ld.so, and the vDSO."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from laconic.memory.space import Entry
 from laconic.memory.vma import Vma
 from laconic.sgx.pal.gramine import RW
 
-#: The vDSO's pages: Gramine has one of its own (vdso_so_size in libos_rtld.c).
+#: The size of the vDSO: Gramine has its own (vdso_so_size in libos_rtld.c).
 VDSO: Final = PAGE_SIZE
 
 
 def load_program(libos: Libos, entries: Iterable[Entry], has_vdso: bool) -> None:
-    """Map a program as Gramine's loader does, where the trace shows that `entries` were.
+    """Map a program as Gramine's loader does, at the addresses of `entries` in the trace.
 
-    A process has its vDSO from the beginning; a program that it executes has none, because execve
-    frees it with the other VMAs (`has_vdso`). O(entries).
+    `has_vdso`: a process has its vDSO from the beginning. A program that it executes has none,
+    because execve frees it with the other VMAs. O(entries).
     """
     image = list(entries)
     stacks = {start for start, _, vma in image if vma.flags & VM_GROWSDOWN}
@@ -43,7 +43,7 @@ def load_program(libos: Libos, entries: Iterable[Entry], has_vdso: bool) -> None
             continue
         prot = vma.flags & PROT_RWX
         if not prot and end in stacks:
-            # A log of Gramine shows the guard page as well, which `allocate_stack` makes.
+            # A Gramine log also shows the guard page, which `allocate_stack` makes.
             continue
         if start in libos.kept:
             continue
@@ -60,27 +60,28 @@ def load_program(libos: Libos, entries: Iterable[Entry], has_vdso: bool) -> None
 
 
 def is_the_programs(start: int, vma: Vma) -> bool:
-    """False for what the kernel maps for itself, as [vvar]."""
+    """Return False for mappings that the kernel makes for itself, such as [vvar]."""
     return not vma.flags & (VM_IO | VM_PFNMAP) and start < TASK_SIZE
 
 
 def is_vdso(vma: Vma) -> bool:
-    """True for [vdso]: an executable special mapping (vdso_mapping in arch/x86/entry/vdso)."""
+    """Return whether a VMA is [vdso]: an executable special mapping (vdso_mapping in
+    arch/x86/entry/vdso)."""
     return bool(vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC)
 
 
 def map_segment(libos: Libos, start: int, end: int, prot: int, vma: Vma) -> None:
-    """execute_loadcmd: a segment of the program or of ld.so is read, and its last page is cleared
-    from the segment's end on.
+    """execute_loadcmd: read a segment of the program or of ld.so, and zero its last page from the
+    segment's end on.
 
-    A segment that is not writable is opened for that: two Protects of one page, each segment.
-    O(log n).
+    A segment that is not writable is made writable for that: two Protects of one page for each
+    segment. O(log n).
     """
     assert vma.file is not None
     libos.map_file(start, end, LibosVma(prot, mapping_flags(vma), vma.file))
     switches = libos.switches
     if switches.copy or switches.demand:
-        return  # the last page is cleared where its contents are copied from
+        return  # the last page is zeroed in the memory that it is copied from
     if not prot & PROT_WRITE:
         last = end - PAGE_SIZE
         libos.pal.protect(last, end, prot | PROT_WRITE)
@@ -89,21 +90,22 @@ def map_segment(libos: Libos, start: int, end: int, prot: int, vma: Vma) -> None
 
 
 def mapping_flags(vma: Vma) -> int:
-    """The flags that the LibOS keeps for a mapping of a file, from Linux's."""
+    """Return the flags that the LibOS keeps for a file mapping, derived from Linux's."""
     flags = VM_SHARED if vma.flags & VM_MAYSHARE else 0
     # Linux keeps VM_SHARED only if the descriptor may write (do_mmap in mm/mmap.c).
     return flags | VMA_MAY_WRITE if vma.flags & VM_SHARED else flags
 
 
 def allocate_stack(libos: Libos, start: int, end: int, prot: int) -> None:
-    """allocate_stack (libos_init.c): inaccessible at first, and then opened without its guard page.
+    """allocate_stack (libos_init.c): allocate inaccessible memory, and then make all but its guard
+    page accessible.
 
-    The stack has its full size from the beginning (sys.stack.size), and is committed. O(log n).
+    The stack has its full size (sys.stack.size) from the beginning, and is committed. O(log n).
     """
     low = stack_bottom(libos, start, end)
     guard = low - PAGE_SIZE
     if libos.switches.copy:
-        # Each part gets its own permissions at once.
+        # Each part gets its own permissions immediately.
         libos.add(guard, low, 0)
         libos.add(low, end, prot)
     else:
@@ -114,14 +116,16 @@ def allocate_stack(libos: Libos, start: int, end: int, prot: int) -> None:
 
 
 def stack_bottom(libos: Libos, start: int, end: int) -> int:
-    """Where the stack ends downwards: at `start`, if the trace's stack is larger than the
+    """Return the lowest address of the stack: `start` if the trace's stack is larger than the
     manifest's."""
     return min(start, end - libos.settings.stack_size)
 
 
 def grow_stack(libos: Libos, start: int, low: int, prot: int) -> None:
-    """A stack that ends at `low` grew to `start`, which upstream's cannot: the pages cost what they
-    would have cost at the beginning, without host calls of their own. O(log n)."""
+    """Extend a stack that ends at `low` down to `start`, which Gramine's cannot do. O(log n).
+
+    The pages cost what they would have cost at the beginning, without host calls of their own.
+    """
     counts = libos.meter.counts
     calls = counts.host_calls, counts.ioctls
     stack = libos.vmas.get(low)
@@ -139,13 +143,13 @@ def grow_stack(libos: Libos, start: int, low: int, prot: int) -> None:
 
 
 def has_guard(libos: Libos, low: int) -> bool:
-    """True if the guard page of `allocate_stack` is below the address `low`."""
+    """Return whether the guard page of `allocate_stack` is below the address `low`."""
     start, end, vma = libos.vmas.find(low - PAGE_SIZE)
     return vma is not None and not vma.prot and vma.file is None and end - start == PAGE_SIZE
 
 
 def map_vdso(libos: Libos, start: int, prot: int) -> None:
-    """vdso_map_init: the VMA says RX, the pages are RW until the vDSO is copied. O(log n)."""
+    """vdso_map_init: the VMA is RX, but the pages are RW until the vDSO is copied. O(log n)."""
     end = start + VDSO
     if libos.switches.copy:
         libos.pal.alloc(start, end, prot)
@@ -158,8 +162,8 @@ def map_vdso(libos: Libos, start: int, prot: int) -> None:
 
 
 def enter(libos: Libos, start: int, end: int, vma: Vma) -> None:
-    """Memory that is known by its VMA only, because the program did not make a call that upstream
-    has. O(log n)."""
+    """Add memory that is known only by its VMA, because the program did not map it by a call that
+    Gramine has. O(log n)."""
     if not is_the_programs(start, vma):
         return
     prot = vma.flags & PROT_RWX

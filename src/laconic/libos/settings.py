@@ -1,4 +1,4 @@
-"""The manifest options that decide what Gramine does with memory, with Gramine's defaults.
+"""The manifest options that determine how Gramine manages memory, with Gramine's defaults.
 
 Options, defaults and helper threads are those of Documentation/manifest-syntax.rst.
 """
@@ -12,22 +12,22 @@ from typing import Any, Final, NamedTuple
 from laconic.errors import LaconicError
 
 KIB: Final = 1 << 10
-#: Threads of Gramine's own in each enclave: IPC, Async, and one for TLS handshakes.
+#: Gramine's own threads in each enclave: IPC, Async, and one for TLS handshakes.
 HELPERS: Final = 3
-#: What a size in a manifest may end with.
+#: The suffixes of sizes in a manifest.
 _UNITS: Final = {"": 1, "K": KIB, "M": KIB**2, "G": KIB**3}
 _SIZE: Final = re.compile(r"(\d{1,18})([KMG]?)", re.ASCII)
-#: The options that are read: where each is in a manifest.
+#: The options that are read, by their path in a manifest.
 STACK_SIZE, BRK_SIZE, THREADS = "sys.stack.size", "sys.brk.max_size", "sgx.max_threads"
-#: Whether pages are added to an enclave, and removed from it, while it runs.
+#: The option that lets pages be added to an enclave, and removed from it, while it runs.
 EDMM: Final = "sgx.edmm_enable"
 
 
 class Settings(NamedTuple):
-    """What a manifest states. Sizes are in bytes.
+    """The settings in a manifest. Sizes are in bytes.
 
-    `stack_size` is that of the first thread's stack, `brk_size` the most that brk can grow to.
-    `max_threads` are the thread slots that an enclave begins with.
+    `stack_size` is the size of the first thread's stack, `brk_size` the maximum size of the heap.
+    `max_threads` is the initial number of thread slots in an enclave.
     """
 
     stack_size: int = 256 * KIB
@@ -36,8 +36,8 @@ class Settings(NamedTuple):
 
     @property
     def free_slots(self) -> int:
-        """Thread slots for the program's threads beside the first: Gramine's helpers have the
-        others."""
+        """Thread slots for the program's threads in addition to the first; Gramine's helpers occupy
+        the others."""
         return max(self.max_threads - 1 - HELPERS, 0)
 
 
@@ -54,8 +54,8 @@ def read_manifest(path: str) -> Settings:
 
 
 def read_manifest_and_edmm(path: str) -> tuple[Settings, bool]:
-    """Return the settings as `read_manifest`, and whether the manifest enables EDMM, which
-    Gramine does not by default. Raises LaconicError as `read_manifest`."""
+    """Return the settings, like `read_manifest`, and whether the manifest enables EDMM, which is
+    off by default. Raises LaconicError, like `read_manifest`."""
     manifest = _load(path)
     settings = Settings(
         _size(path, manifest, STACK_SIZE, DEFAULTS.stack_size),

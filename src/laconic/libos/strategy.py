@@ -1,8 +1,9 @@
-"""What a strategy is: a library OS's enclave for one address space, and the events that it handles.
+"""The interface of a strategy: a library OS's enclave for one address space, and the events that it
+handles.
 
-One `Strategy` object is one enclave under one strategy. It receives, in order, all that happens to
-one address space: the program's image, memory calls, touches, threads, forks. It acts on its
-enclave through a `Meter`, which counts.
+One `Strategy` object is one enclave under one strategy. It receives all events of one address
+space, in order: the program's image, memory calls, touches, threads, forks. It acts on its enclave
+through a `Meter`, which counts.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from laconic.sgx.meter import Meter
 
 
 class MemoryCall(NamedTuple):
-    """One memory call that is over: its request, the program's result, and what changed.
+    """One completed memory call: its request, the program's result, and the changes.
 
-    `args` are the call's six, `result` is its value or a negative errno. `changes` are page runs,
-    in ascending order; a part of them may come with an error too, as Linux leaves it. `file` is
-    what an mmap's descriptor refers to.
+    `args` are the call's six arguments, `result` is its value or a negative errno. `changes` are
+    page runs, in ascending order; a failed call may also have some, as on Linux. `file` is the file
+    of an mmap's descriptor.
     """
 
     name: str
@@ -41,24 +42,25 @@ class MemoryCall(NamedTuple):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Strategy:
-    """One enclave, under one rule. Subclasses say what each event costs.
+    """One enclave, under one rule. Subclasses define the cost of each event.
 
-    `space` is the program's address space, kept by its owner: in `touch` as it was when the pages
-    were touched, in `call` as it is after the call. `touches` knows which pages are touched; in
-    `call` as it was before the call. `hears_all` is False if a call without changes means nothing
-    to the strategy.
+    `space` is the program's address space, which its owner updates: during `touch` it is as it was
+    when the pages were touched, and during `call` as it is after the call. `touches` contains the
+    touched pages; during `call`, those before the call. If `hears_all` is False, calls without
+    changes need not be delivered to the strategy.
 
-    execve ends the enclave, and vfork makes none, unless the strategy is a `ContinuingStrategy`.
+    By default, execve ends the enclave and vfork makes none; a `ContinuingStrategy` differs.
 
-    `strict` is True if the strategy keeps the law Strict without exception, so that `compare
-    --verify` checks it; for a strategy with options that matter, `laconic.strategies.is_strict`
-    says so. `can_sync` is True if the class takes an argument `sync`, with which the
-    host's mapping follows the EPCM's permissions, at host calls of its own (`--pte sync`). The
-    check tolerates pages in `left`, which a failure left in the EPC, and expects no access to pages
-    in `guards`, the guard regions (MADV_GUARD_INSTALL), of which VMAs say nothing.
+    `strict` is True if the strategy never violates the law Strict, so that `compare --verify`
+    checks it. If it depends on the strategy's options, use `laconic.strategies.is_strict`.
+    `can_sync` is True if the class takes an argument `sync`, with which the host's mapping follows
+    the EPCM's permissions, at the cost of additional host calls (`--pte sync`). The check tolerates
+    pages in `left`, which a failure left in the EPC. It expects no access to pages in `guards`, the
+    guard regions (MADV_GUARD_INSTALL), which VMAs do not contain.
 
-    `linux_rule` is the strategy's rule on Linux: from a call's name, its six arguments and its
-    outcome to the arguments of the system call that carries it out, or None if there is none.
+    `linux_rule` is the strategy's rule on Linux. It maps a call's name, six arguments and outcome
+    to the arguments of the system call that carries it out, or to None. Without a rule for Linux,
+    the attribute is None.
     """
 
     name: ClassVar[str]
@@ -76,44 +78,48 @@ class Strategy:
 
     @abstractmethod
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave: `entries` are mapped, as the loader leaves them."""
+        """Load a program into a new enclave: `entries` are the mappings that the loader leaves."""
 
     @abstractmethod
     def call(self, call: MemoryCall) -> None:
-        """The program made a memory call."""
+        """Handle a memory call of the program."""
 
     @abstractmethod
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """The pages of `[start, end)`, all of `vma`, were touched for the first time since they
-        were mapped, or lost their contents. Some may be committed."""
+        """Handle the first touches of all pages of `[start, end)`, which belong to `vma`, since
+        they were mapped or lost their contents. Some may be committed."""
 
     @abstractmethod
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew by `[start, end)`."""
+        """Handle the growth of a stack by `[start, end)`."""
 
     @abstractmethod
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, with this one's pages sent to it; `space` and `touches` are the
-        child's own."""
+        """Return the child's enclave, to which this one's pages are sent; `space` and `touches` are
+        the child's own."""
 
     @abstractmethod
     def thread(self) -> None:
-        """A thread begins, beside the first."""
+        """Start a thread, in addition to the first."""
 
     @abstractmethod
     def thread_ends(self) -> None:
-        """A thread ends that `thread` or `thread_found` has announced."""
+        """End a thread that `thread` or `thread_found` has announced."""
 
     def thread_found(self) -> None:
-        """A thread, beside the first, was running before the recording began."""
+        """Handle a thread, in addition to the first, that was running before the recording
+        began."""
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """The program wrote to `file`, which has at least `size` bytes now, or truncated it to
-        `size` bytes. It is nothing to a host that maps files itself."""
+        """Handle a write to `file`, which then has at least `size` bytes, or its truncation to
+        `size` bytes.
+
+        By default, nothing is done: a host that maps files itself needs no work.
+        """
 
     @abstractmethod
     def end(self) -> None:
-        """The process ends, or executes another program: the enclave is gone."""
+        """End the enclave, because the process ends or executes another program."""
 
 
 S = TypeVar("S", bound=Strategy)
@@ -121,7 +127,7 @@ S = TypeVar("S", bound=Strategy)
 
 def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
     """Return the child's enclave. Raises LaconicError if `strategy.fork` returns none."""
-    # Compiled code would refuse another type before this check, if it knew the type of `fork`.
+    # If compiled code knew the type of `fork`, it would reject another type before this check.
     untyped: Any = strategy
     child = untyped.fork(space, touches)
     if not isinstance(child, Strategy):
@@ -134,13 +140,13 @@ def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class ContinuingStrategy(Strategy):
-    """A strategy under which an executed program runs in the enclave of the program before it, and
-    vfork is a fork: Gramine's ways."""
+    """A strategy, like Gramine's, under which an executed program runs in the enclave of the
+    previous program, and vfork is a fork."""
 
     @abstractmethod
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The process executes another program in this enclave: the strategy for that program,
-        whose `load` follows. `space` and `touches` are the program's."""
+        """Execute another program in this enclave. Returns the strategy for that program, whose
+        `load` follows. `space` and `touches` are the program's."""
 
 
 #: Makes a strategy for one address space.

@@ -1,4 +1,4 @@
-"""Threads: a stack in the LibOS for each, and a slot in the enclave."""
+"""Threads: a LibOS stack for each, and a slot in the enclave."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from laconic.libos.settings import Settings
 from laconic.memory.flags import PAGE_SIZE
 from laconic.sgx.pal.gramine import INTERNAL, RW
 
-#: A thread's stack in the LibOS, its guard page the lowest (LIBOS_THREAD_LIBOS_STACK_SIZE), bytes.
+#: A thread's stack in the LibOS, in bytes; its lowest page is a guard page
+#: (LIBOS_THREAD_LIBOS_STACK_SIZE).
 STACK: Final = 8 * PAGE_SIZE
-#: What the PAL has for a thread beyond sgx.max_threads (THREAD_DATA_SIZE in pal_threading.c): TCS,
-#: two SSA frames of 4 pages, TCB, signal stack, stack; bytes.
+#: The PAL's memory for each thread beyond sgx.max_threads, in bytes (THREAD_DATA_SIZE in
+#: pal_threading.c): TCS, two SSA frames of 4 pages, TCB, signal stack, stack.
 DATA: Final = (1 + 2 * 4 + 1 + 16 + 64) * PAGE_SIZE
-#: From one thread's memory to the next one's in the model, in bytes.
+#: The distance between the memory of two threads in the model, in bytes.
 _STEP: Final = 128 * PAGE_SIZE
 
 
 class Threads:
-    """The threads of one process beside its first.
+    """The threads of one process in addition to its first.
 
-    A slot (TCS) is used again when its thread has ended, and never given back. Slots that exist
-    from the beginning, `sgx.max_threads` without those of Gramine's helpers, cost nothing.
+    A slot (TCS) is used again after its thread has ended, and never released. Slots that exist from
+    the beginning cost nothing: `sgx.max_threads` minus those of Gramine's helpers.
     """
 
     __slots__ = ("_free_slots", "_made", "_places", "_running")
@@ -31,7 +32,7 @@ class Threads:
         # g_unused_tcs_pages_num: slots that no thread uses.
         self._free_slots = settings.free_slots
         self._made = 0
-        # Where running threads have their stacks, and which places are free.
+        # The stack addresses of running threads, and the free ones.
         self._running: list[int] = []
         self._places: list[int] = []
 
@@ -56,8 +57,8 @@ class Threads:
         libos.pal.make_tcs(tcs)
 
     def end(self, libos: Libos) -> None:
-        """put_thread: the stack is freed, the slot stays for the next thread; with
-        `Switches.threads`, so does the stack. O(log n)."""
+        """put_thread: free the stack, and keep the slot for the next thread; with
+        `Switches.threads`, keep the stack too. O(log n)."""
         if not self._running:
             return
         place = self._running.pop()

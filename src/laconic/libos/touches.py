@@ -1,5 +1,5 @@
-"""Which pages of an address space were touched since they were mapped, or since their contents were
-thrown away; and how long its files are, since only pages that exist can be touched."""
+"""The pages of an address space that were touched since they were mapped, or since their contents
+were discarded; and the sizes of its files, because only existing pages can be touched."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 
-#: A touched page is the file's own (CLEAN), or has contents that only this process has (OWN).
+#: CLEAN: a touched page that is the file's own. OWN: a page with contents that only this process
+#: has.
 CLEAN, OWN = 1, 2
 _DIES = MAP | UNMAP | FILE | ZERO
 
 
 class Touches:
     """The touched pages of one address space, and the sizes of its files. `unseen` counts the pages
-    that could not be looked at."""
+    whose pagemap was unreadable."""
 
     __slots__ = ("pages", "sizes", "unseen")
 
@@ -30,25 +31,24 @@ class Touches:
         self.unseen = 0
 
     def copy(self) -> Touches:
-        """What a forked process begins with. O(n)."""
+        """Return the touches with which a forked process begins. O(n)."""
         twin = Touches()
         twin.pages = self.pages.copy()
         twin.sizes = self.sizes.copy()
         return twin
 
     def count(self, start: int, end: int) -> int:
-        """How many pages of `[start, end)` are touched. O(log n + k)."""
+        """Return the number of touched pages in `[start, end)`. O(log n + k)."""
         return (
             sum(stop - begin for begin, stop, how in self.pages.runs(start, end) if how)
             >> PAGE_SHIFT
         )
 
     def take(self, runs: Iterable[Touched], space: AddressSpace) -> Iterator[tuple[int, int, Vma]]:
-        """Enters the touched runs that were seen; the first touches of each page, with its VMA. O(k
-        log n).
+        """Record touched runs, and yield the first touches of each page with its VMA. O(k log n).
 
-        What the program cannot access it has not touched: these pages are present from before, and
-        known.
+        Inaccessible pages cannot have been touched by the program: they are present from an earlier
+        time, and are already recorded.
         """
         pages = self.pages
         for start, end, how in runs:
@@ -73,7 +73,7 @@ class Touches:
                 yield begin, stop, vma
 
     def apply(self, name: str, args: tuple[int, ...], changes: Sequence[Change]) -> None:
-        """Forgets the pages whose contents a call threw away, and moves those that it moved.
+        """Forget the pages whose contents a call discarded, and move those that it moved.
         O(changes log n)."""
         if name == "madvise" and args[2] == MADV_FREE:
             return  # the contents stay until the host needs the memory
@@ -86,7 +86,7 @@ class Touches:
                 if kind & _DIES and not kind & MAP:
                     pages.set(start, end, None)
                 return
-        # What moves is found before the changes, which ascend, clear the place that it came from.
+        # The old ranges of moved pages are read before the changes, which ascend, clear them.
         moved = [
             (begin + start - source, stop + start - source, how)
             for kind, start, end, _, _, source in changes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-#: The low byte of clone's flags: the signal of the child's end.
+#: The low byte of clone's flags: the signal sent when the child exits.
 CSIGNAL: Final = 0xFF
 CLONE_VM: Final = 0x100
 CLONE_FS: Final = 0x200

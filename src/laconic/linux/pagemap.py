@@ -38,12 +38,12 @@ _BITS = (
 _HOW = [sum(ours for bit, ours in _BITS if categories & bit) for categories in range(512)]
 #: One run of touched pages: start and end in bytes, and the bits above.
 Touched = tuple[int, int, int]
-#: Regions per request: the kernel allocates memory for as many at each request.
+#: Regions per request. The kernel allocates memory for this many on each request.
 _REGIONS = 64
 
 
 class Pagemap:
-    """The page tables of one address space, held open. After an exec they are still the old ones.
+    """The page tables of one address space, held open. An exec does not change which ones they are.
 
     Raises OSError if the process is gone, and PermissionError if it hides its memory.
     """

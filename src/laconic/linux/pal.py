@@ -31,7 +31,7 @@ def only_changes(name: str, args: Arguments, outcome: Outcome) -> Arguments | No
     if outcome.result < 0 or not sets_attributes:
         return args
     if name == "mprotect" and args[2] & PROT_GROWSDOWN:
-        return args  # the kernel refuses it if another VMA than the first that it names comes first
+        return args  # the kernel checks the first VMA, so the start must not move
     return _narrowed(args, changes[0].start, changes[-1].end)
 
 

@@ -149,7 +149,7 @@ def _parse_entry(header: bytes, key: bytes, codes: bytes) -> tuple[int, int, Vma
         flags |= VMFLAG_BITS.get(code, 0)
     name = path[path.index(":") + 1 : -1] if path.startswith(("[anon:", "[anon_shmem:")) else None
     base = seen.start - seen.offset if seen.file is not None else 0
-    # Execution alone takes a key that the program did not request (execute_only_pkey).
+    # Execute-only memory has a key that the program did not request (execute_only_pkey).
     pkey = 0 if flags & VM_PROT == VM_EXEC else int(key)
     vma = Vma(flags, seen.file, base, name, pkey)
     if len(_entries) >= 100_000:
@@ -159,7 +159,8 @@ def _parse_entry(header: bytes, key: bytes, codes: bytes) -> tuple[int, int, Vma
 
 
 def _parse_header(line: bytes) -> tuple[HostVma, str]:
-    # Parse a line of maps, or a VMA's first line in smaps: the VMA, and its path or label.
+    # Parse a line of maps, or the first line of a VMA in smaps. Returns the VMA, and its path or
+    # label.
     parts = line.split(None, 5)
     addresses, permissions, offset, device, inode = parts[:5]
     path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
@@ -317,20 +318,23 @@ def read_layout(pid: int) -> Layout:
     )
 
 
-#: The entry of the auxiliary vector with the address of the path that was executed; bytes of it
-#: that are read.
+#: AT_EXECFN: the auxiliary vector's entry for the address of the executed path. PATH_MAX: the
+#: maximum number of bytes of that path to read.
 _AT_EXECFN, _PATH_MAX = 31, 4096
 
 
 def program_path(pid: int) -> str:
-    """The path by which the program of a process was executed, absolute: `/usr/bin/redis-server`,
-    and not the file behind that link. The file's own path if the process was given another one (a
-    script is executed by its interpreter, a descriptor has no path)."""
+    """Return the absolute path by which a process's program was executed.
+
+    The path is not resolved: a symbolic link such as `/usr/bin/redis-server` stays as it is. If the
+    process was given another path (a script is executed by its interpreter, a descriptor has no
+    path), the result is the file's own path.
+    """
     file = os.readlink(f"/proc/{pid}/exe")
     try:
         path = _executed(pid)
         path = os.path.normpath(os.path.join(os.readlink(f"/proc/{pid}/cwd"), path))
-        # Inside /proc and /dev a path means something else for each process that asks.
+        # In /proc and /dev, a path means something different to each process.
         if path.startswith(("/proc/", "/dev/")):
             return file
         if os.path.samefile(f"/proc/{pid}/root{path}", f"/proc/{pid}/exe"):
@@ -341,7 +345,7 @@ def program_path(pid: int) -> str:
 
 
 def _executed(pid: int) -> str:
-    # The path in the auxiliary vector, as execve got it.
+    # The path in the auxiliary vector, as it was passed to execve.
     with open(f"/proc/{pid}/auxv", "rb") as vector:
         entries = dict(struct.iter_unpack("=QQ", vector.read(1024)))
     with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
@@ -487,8 +491,9 @@ _shown: set[File] = set()
 def open_file(pid: int, fd: int) -> OpenFile | None:
     """Return the open file of a process's descriptor; None if it is not open, or only as a path.
 
-    Until `identify` has read the identity that the host shows, it is that of `stat`; the two differ
-    on btrfs and overlayfs. Raises PermissionError if the process hides its descriptors.
+    The file has the identity that `stat` returns until `identify` has read the one that the host
+    shows; the two differ on btrfs and overlayfs. Raises PermissionError if the process hides its
+    descriptors.
     """
     link = f"/proc/{pid}/fd/{fd}"
     try:

@@ -70,14 +70,15 @@ class Bookkeeper:
     ) -> Outcome:
         """Edit the wanted state; return the outcome.
 
-        If not `followed`, the call is unknown to the bookkeeping, which is re-read afterwards.
+        If `followed` is False, the host executes the call unobserved, and the bookkeeping is
+        re-read afterwards.
         """
         at = PLACED.get(name)
         if at is not None:
             if args[at] + args[at + 1] + PAGE_SIZE > space.layout.quiet_below:
                 _look_below(space, name, args, up)
         elif name == "shmat" and args[2] & SHM_REMAP:
-            # The segment replaces what is mapped there, and only the host knows its size.
+            # The segment replaces existing mappings, and only the host knows its size.
             space.grow(up.maps())
         operation = OPERATIONS.get(name) if followed else None
         if operation is not None:
@@ -102,7 +103,7 @@ class Bookkeeper:
     ) -> Answered:
         """Take over `value`, the host's answer to the call with `host_args`.
 
-        It is the program's result, except for brk.
+        `value` is the program's result, except for brk.
         """
         if value == outcome.result and (value >= 0 or not outcome.changes) and not outcome.ask:
             self.finish_as_predicted(space, call.name, call.args, outcome, host_args, up)
@@ -223,12 +224,12 @@ def as_made(name: str, args: Arguments, outcome: Outcome) -> Arguments:
 def edits(outcome: Outcome) -> bool:
     """Return whether a call edited the wanted state, rather than only contents. O(changes).
 
-    A move edits it even where the pages moved here look like those that it replaces: the kernel
-    unmaps these first.
+    A move always edits it, even if the moved pages look like those that they replace, because the
+    kernel unmaps those first.
     """
     if outcome.end == outcome.start:
         return False
-    # any() would cost three times as much, and every call comes here.
+    # any() would cost three times as much, and this runs for every call.
     for change in outcome.changes:
         if change.wanted is not change.held or change.source is not None:
             return True
@@ -254,7 +255,8 @@ def at_address(name: str, args: Arguments, address: int) -> Arguments:
 
 
 def _look_below(space: AddressSpace, name: str, args: Arguments, up: Upcalls) -> None:
-    # A stack may have grown into or from the range of a call. Read the host before that matters.
+    # A stack may have grown into or from the range of a call. Read the host's map before that
+    # matters.
     at = PLACED[name]
     if name == "mmap" and chooses(name, args) and not args[0]:
         return

@@ -148,7 +148,7 @@ new: Final = tuple.__new__
 
 
 def classify(held: Vma | None, wanted: Vma | None) -> int:
-    """Return the kinds of change from `held` to `wanted`, without those of contents. O(1)."""
+    """Return the kinds of change from `held` to `wanted`, except those of contents. O(1)."""
     if held is wanted:
         return 0
     if held is None:

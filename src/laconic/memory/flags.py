@@ -19,7 +19,8 @@ PMD_SIZE: Final = 2 << 20
 TASK_SIZE: Final = (1 << 47) - PAGE_SIZE
 #: The kernel's rounding of lengths to pages wraps above this.
 ADDRESS_MASK: Final = (1 << 64) - 1
-#: The highest errno: a higher value is an address (include/linux/err.h).
+#: The highest errno: results from -MAX_ERRNO to -1 are errors, and all others are values
+#: (include/linux/err.h).
 MAX_ERRNO: Final = 4095
 
 PROT_NONE: Final = 0
@@ -166,7 +167,8 @@ VM_SEALED: Final = 1 << 42
 VM_PROT: Final = PROT_RWX
 VM_MAY_RWX: Final = VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
-#: The kernel never merges pages of mappings with one of these (vma_ksm_compatible in mm/ksm.c).
+#: The kernel never merges pages of mappings with any of these flags (vma_ksm_compatible in
+#: mm/ksm.c).
 VM_UNMERGEABLE: Final = VM_SHARED | VM_MAYSHARE | VM_SPECIAL | VM_HUGETLB | VM_DROPPABLE
 
 #: The `VmFlags:` codes that the bookkeeping records. These are omitted, because they do not depend

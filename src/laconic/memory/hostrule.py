@@ -12,7 +12,8 @@ class HostRule(Protocol):
     """Maps a call's name, arguments and outcome to the arguments of its host call.
 
     The result is None if the call is elided, equal arguments if it is passed on unchanged, and
-    others if it is narrowed. A protocol, so that a static method of a strategy can be one.
+    different arguments if it is narrowed. This is a protocol, so that a static method of a strategy
+    can implement it.
     """
 
     def __call__(self, name: str, args: Arguments, outcome: Outcome, /) -> Arguments | None:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import islice
 
-#: Rows of a table that are shown. A notebook with more of them is slow and no clearer.
+#: The maximum number of rows shown. More rows make a notebook slow without making it clearer.
 MOST_ROWS = 200
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]], count: int) -> str:
-    """Return a table of the first `MOST_ROWS` of `count` rows; the rest is mentioned in a caption.
+    """Return a table of the first `MOST_ROWS` of `count` rows; a caption states how many are
+    missing.
 
     Integers are grouped by thousands, other numbers are rounded to three digits, and None is an
     empty cell. O(rows that are shown).

@@ -82,7 +82,8 @@ def start_gap(layout: Layout, start: int, vma: Vma) -> int:
 
 
 def hint_fits(layout: Layout, vmas: RangeMap[Vma], address: int, length: int) -> bool:
-    """Return whether a hint is taken: the range is free and in no guard gap. O(log n)."""
+    """Return whether the kernel would use a hint: its range is free and in no guard gap.
+    O(log n)."""
     if not 0 < address <= TASK_SIZE - length:
         return False
     _, end, vma = vmas.find(address)

@@ -10,9 +10,13 @@ from laconic.memory.change import Change, ChangeKind
 
 @dataclass(slots=True)
 class CallCount:
-    """The counts of one call. `calls`: the program's calls; `host_calls`: those that carried them
-    out; `elided`: calls without a host call, and `redundant` those of them that succeeded;
-    `narrowed`: host calls for fewer pages than the call; `failed`: calls with an error."""
+    """Counts of the calls with one name.
+
+    `calls` are the program's calls, and `host_calls` the host calls that carried them out. `elided`
+    counts the calls that needed no host call, and `redundant` the elided calls that succeeded.
+    `narrowed` counts host calls for fewer pages than the call, and `failed` calls that returned an
+    error.
+    """
 
     calls: int = 0
     host_calls: int = 0
@@ -24,11 +28,13 @@ class CallCount:
 
 @dataclass(slots=True)
 class Ledger:
-    """The figures of one run. `kinds`: page runs by their set of kinds; `notes`: what a person must
-    be told.
+    """The counts of one run.
+
+    `kinds` maps each set of change kinds to its number of page runs. `notes` are messages for the
+    user.
 
     `unmodeled` counts, by name, the calls after which the bookkeeping was read from the host again.
-    `announce` is called with an urgent note at once.
+    `announce` is called immediately with each urgent note.
     """
 
     by_call: dict[str, CallCount] = field(default_factory=dict)
@@ -41,8 +47,8 @@ class Ledger:
     announce: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
     def note(self, text: str, *, urgent: bool = False) -> None:
-        """Enter what a user must know, once. `urgent`: the program may wait for ever because of
-        it."""
+        """Add a note for the user, unless it is there already. `urgent`: the program may hang
+        because of it."""
         if text in self.notes:
             return
         self.notes.append(text)
@@ -92,7 +98,7 @@ class Ledger:
 
     @property
     def host_calls(self) -> int:
-        """Host calls made for them."""
+        """Host calls that carried out the program's calls."""
         return sum(line.host_calls for line in self.by_call.values())
 
     @property

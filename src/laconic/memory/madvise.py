@@ -127,8 +127,8 @@ def madvise(
     if start & ~PAGE_MASK or (length and not size) or end < start:
         return Outcome(-EINVAL)
     if end == start:
-        # Advice that this kernel was built without is EINVAL even for an empty range. Whether that
-        # applies to other advice than these, only the host knows.
+        # Even for an empty range, advice that this kernel was built without is EINVAL. For advice
+        # other than these, only the host knows whether it is supported.
         return Outcome(
             0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED)
         )
@@ -154,8 +154,8 @@ def madvise(
 
 
 def _idle(space: AddressSpace, start: int, end: int, vma: Vma, untouched: Untouched) -> bool:
-    # Discarding untouched pages changes nothing. Of a file, `untouched` only excludes written
-    # pages, so the rule is limited to anonymous memory.
+    # Discarding untouched pages changes nothing. For a file mapping, `untouched` only excludes
+    # written pages, so the rule is limited to anonymous memory.
     if (
         vma.file is not None
         or vma.flags & (VM_LOCKED | VM_PFNMAP | VM_HUGETLB | VM_SEALED)
@@ -196,8 +196,8 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
         if vma is None:
             result = -ENOMEM
         elif _refused(vma, advice):
-            # Before 6.17, sealed VMAs were checked first, and nothing was changed. The host
-            # decides.
+            # Before Linux 6.17, sealed VMAs were checked first, so a refused call changed nothing.
+            # The call is passed on, because the result depends on the host's version.
             ask = _sealed(vma, advice)
             stop, result = begin, -EPERM if ask else -EINVAL
             break
@@ -215,7 +215,8 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
 def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
     """Write back a range (msync(2)). O(log n + k).
 
-    Only MS_SYNC on writable shared files has an effect. The outcome has an ADVISE change for each.
+    Only MS_SYNC on writable shared files has an effect. The outcome has one ADVISE change for each
+    such mapping.
     """
     if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or start & ~PAGE_MASK:
         return Outcome(-EINVAL)
@@ -240,8 +241,8 @@ def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
 
 
 def mseal(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
-    """Seal a range (mseal(2), Linux 6.10). The host answers calls that are refused. O(log n +
-    k)."""
+    """Seal a range (mseal(2), Linux 6.10). Calls that must fail are passed to the host.
+    O(log n + k)."""
     size = page_align(length)
     end = start + size & ADDRESS_MASK
     if flags or start & ~PAGE_MASK or (length and not size) or end <= start:
@@ -318,7 +319,7 @@ def remap_file_pages(
 ) -> Outcome:
     """Map another part of a shared file (remap_file_pages(2)). O(log n + k).
 
-    Since 4.0, Linux emulates the call by a new mapping (mm/mmap.c).
+    Since 4.0, Linux emulates the call with a new mapping (mm/mmap.c).
     """
     start &= PAGE_MASK
     size &= PAGE_MASK

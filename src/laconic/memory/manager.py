@@ -73,8 +73,8 @@ class VmaInfo(NamedTuple):
 class MemoryManager:
     """The memory calls of one address space, carried out by `pal`.
 
-    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` answers what only
-    the host knows.
+    `space` is the bookkeeping (by default empty, with Linux's layout). `upcalls` provides the
+    information that only the host has.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class MemoryManager:
         file: OpenFile | None = None,
         offset: int = 0,
     ) -> int:
-        """mmap(2): return the address. `file` is what the descriptor refers to; it clears
+        """mmap(2): return the address. `file` is the file of the descriptor; it clears
         MAP_ANONYMOUS."""
         if file is None:
             return self._call("mmap", (address or 0, length, prot, flags, ADDRESS_MASK, offset))
@@ -125,7 +125,7 @@ class MemoryManager:
         self._call("mprotect", (address, length, prot))
 
     def pkey_mprotect(self, address: int, length: int, prot: int, pkey: int) -> None:
-        """pkey_mprotect(2). The bookkeeping does not know which keys are allocated."""
+        """pkey_mprotect(2). The bookkeeping does not record which keys are allocated."""
         self._call("pkey_mprotect", (address, length, prot, pkey))
 
     def mremap(
@@ -180,12 +180,13 @@ class MemoryManager:
         self._call("remap_file_pages", (address, length, 0, pgoff, 0))
 
     def shmdt(self, address: int) -> None:
-        """shmdt(2), for System V segments with which `space` began: only a host can attach one."""
+        """shmdt(2), for System V segments that `space` contained initially: only a host can attach
+        one."""
         self._call("shmdt", (address,))
 
     def mbind(self, address: int, length: int, mode: int, nodemask: bytes = b"") -> None:
         """mbind(2), without flags. `nodemask` is the mask in memory, little-endian. The bookkeeping
-        does not know which nodes exist."""
+        does not check that the nodes exist."""
         end = self._range(address, length)
         if end == address:
             return
@@ -206,7 +207,8 @@ class MemoryManager:
         self._call("prctl", (PR_SET_MEMORY_MERGE, int(enabled)))
 
     def set_mdwe(self, flags: int = PR_MDWE_REFUSE_EXEC_GAIN) -> None:
-        """prctl(PR_SET_MDWE): from now on, no mapping becomes executable that was not so before."""
+        """prctl(PR_SET_MDWE): from now on, no mapping that is not executable can become
+        executable."""
         self._call("prctl", (PR_SET_MDWE, flags))
 
     def fork(self, pal: Pal | None = None) -> MemoryManager:

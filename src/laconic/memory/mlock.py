@@ -89,8 +89,9 @@ def _populated(vma: Vma, start: int, end: int, resident: Resident) -> bool:
 
 
 def _may_exceed(space: AddressSpace, start: int, end: int, limit: int) -> bool:
-    # do_mlock: True if the host may refuse to lock the range, although all of it is as requested.
-    # The limit (bytes, -1 for none) may have been lowered, and pages that ignore locks count too.
+    # do_mlock: True if the host may refuse to lock the range, although it has the requested state
+    # already. The limit (bytes, -1 for none) may have been lowered, and pages that ignore locks
+    # count too.
     if limit == -1:
         return False
     if space.locks_miscounted:

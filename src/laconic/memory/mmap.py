@@ -116,7 +116,7 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     """Map memory (mmap(2)); the result is the address. O(log n + k).
 
     `address`, `length` and `offset` are in bytes. `file` is the file of the descriptor; without
-    MAP_ANONYMOUS, None stands for a bad descriptor. `untouched` is queried only if a private
+    MAP_ANONYMOUS, None represents a bad descriptor. `untouched` is queried only if a private
     mapping already has all attributes that MAP_FIXED requests.
 
     The checks have the order of ksys_mmap_pgoff, do_mmap and mmap_region. A refusal has `ask` if
@@ -138,7 +138,8 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
         flags |= MAP_HUGETLB
     elif flags & MAP_HUGETLB:
         return Outcome(-EINVAL)
-    # A driver may refuse with any errno, and hugetlb_file_setup if there are too few huge pages.
+    # A driver may refuse with any errno, and hugetlb_file_setup refuses if there are too few huge
+    # pages.
     special = file is not None and not file.plain
     # Even a refused execute-only mapping allocates a protection key (execute_only_pkey).
     doubtful = special or prot == PROT_EXEC
@@ -174,9 +175,9 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     if flags & MAP_FIXED_NOREPLACE and not _is_free(space, address, address + length):
         return Outcome(-EEXIST, ask=doubtful)
 
-    # do_mmap: flags. can_do_mlock and mlock_future_ok check RLIMIT_MEMLOCK. Only the host can make
-    # some checks of a file (swap files, append-only files, seals), and the last of them, whether it
-    # can be mapped at all (can_mmap_file).
+    # do_mmap: flags. can_do_mlock and mlock_future_ok check RLIMIT_MEMLOCK. Some checks of a file
+    # can be made only by the host: swap files, append-only files, seals, and finally whether it can
+    # be mapped at all (can_mmap_file).
     locked = bool(flags & MAP_LOCKED or space.def_flags & VM_LOCKED)
     doubtful = doubtful or locked or file is not None
     if read_implies_exec and prot & PROT_READ and not (file is not None and file.noexec):
@@ -213,15 +214,16 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
         )
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
         if overlaid is None:
-            # By then, the kernel has split the VMAs at both ends (vms_gather_munmap_vmas), and it
-            # does not merge them again. Later calls may depend on that, so this call is passed on.
+            # Before it refuses, the kernel has split the VMAs at both ends
+            # (vms_gather_munmap_vmas), and it does not merge them again. Later calls may depend on
+            # that, so this call is passed on.
             return Outcome(-EPERM, ask=True)
         changes = overlaid
     if changes:
         space.vmas.set(address, end, vma)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
     # A file system may refuse MAP_SYNC, which requires DAX. PROT_EXEC alone sets a protection key,
-    # and with PROT_SEM it sets none (do_mmap): only the host knows which one the mapping below has.
+    # and with PROT_SEM it sets none (do_mmap): only the host knows the key of the mapping below.
     ask = special or (file is not None and bool(flags & MAP_SYNC)) or prot & PROT_RWX == PROT_EXEC
     return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
@@ -315,19 +317,19 @@ def _overlay(
 @lru_cache(256)
 def _without_file(own: int, added: int, flags: int, thp: bool, overcommit_never: bool) -> Vma:
     # The VMA of a mapping with `flags`, without its backing. `own` are the VM_* flags that the file
-    # decides, and `added` those of the protection and of mlockall. For wrong flags, the VMA has a
-    # negative errno instead of flags. Cached, because programs use few combinations.
+    # decides, and `added` those of the protection and of mlockall. If `flags` are invalid, the VMA
+    # has a negative errno instead of flags. Cached, because programs use few combinations.
     own = own or _anonymous_flags(flags)
     if own < 0:
         return Vma(own)
-    # calc_vm_flag_bits in include/linux/mman.h, and what do_mmap adds
+    # The flags of calc_vm_flag_bits in include/linux/mman.h, and those that do_mmap adds.
     vm_flags = own | added
     if flags & MAP_GROWSDOWN:
         vm_flags |= VM_GROWSDOWN
     if flags & MAP_LOCKED:
         vm_flags |= VM_LOCKED
     if flags & MAP_SYNC:
-        vm_flags |= VM_SYNC  # of any mapping, although it has a meaning for DAX files only
+        vm_flags |= VM_SYNC  # on any mapping, although only DAX files use it
     if flags & MAP_STACK and thp:
         vm_flags |= VM_NOHUGEPAGE
     if flags & MAP_NORESERVE and not overcommit_never:

@@ -193,7 +193,7 @@ def _move(
     # mremap_to and move_vma: the target is unmapped, a longer source loses its tail, and the rest
     # of it moves.
     if flags & MREMAP_DONTUNMAP and vma.flags & VM_LOCKED:
-        # The kernel unlocks all that is one VMA to it (dontunmap_complete).
+        # The kernel unlocks the whole VMA, whose extent only the host knows (dontunmap_complete).
         return Outcome(0, ask=True, resync=True)
     if flags & MREMAP_FIXED:
         unmapping = munmap(space, target, new_length)

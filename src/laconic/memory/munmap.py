@@ -22,8 +22,9 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
             return Outcome(-ENOMEM)
     changes = unmapped(space, start, end)
     if changes is None:
-        # By then, the kernel has split the VMAs at both ends (vms_gather_munmap_vmas), and it does
-        # not merge them again. Later calls may depend on that, so this call is passed on.
+        # Before it refuses, the kernel has split the VMAs at both ends (vms_gather_munmap_vmas),
+        # and it does not merge them again. Later calls may depend on that, so this call is passed
+        # on.
         return Outcome(-EPERM, ask=True)
     return new(Outcome, (0, changes, start, end, False, False, False, None)) if changes else NOTHING
 

@@ -13,14 +13,18 @@ if TYPE_CHECKING:
 
 
 def stack_start(space: AddressSpace) -> int:
-    """Where the stack begins: the highest VMA that grows down. Others of that kind are the
-    program's own. O(n)."""
+    """Return the start of the stack, the highest VMA with VM_GROWSDOWN; -1 if there is none. O(n).
+
+    Any other VMAs that grow down were mapped by the program itself.
+    """
     return max((start for start, _, vma in space.vmas if vma.flags & VM_GROWSDOWN), default=-1)
 
 
 def derived_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
-    """The name of anonymous memory or the kernel's own, "" for none; `stack` as `stack_start`.
-    O(1)."""
+    """Return the name of anonymous memory or of a kernel mapping, "" for none. O(1).
+
+    `stack` is the result of `stack_start`.
+    """
     if vma.flags & VM_PFNMAP:
         return "[vvar]"
     if vma.flags & VM_DONTEXPAND and vma.flags & VM_EXEC:
@@ -33,8 +37,7 @@ def derived_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int
 
 
 def maps_text(space: AddressSpace) -> str:
-    """The address space in the format of `/proc/PID/maps`: one VMA per line, names from column 73
-    on.
+    """Return the address space in the format of `/proc/PID/maps`, with names from column 73 on.
 
     Equal neighbors are merged. Labels such as `[heap]` are derived as the kernel derives them
     (show_vma_header_prefix and get_vma_name in fs/proc/task_mmu.c). `[vsyscall]` is not a mapping
@@ -50,7 +53,7 @@ def maps_text(space: AddressSpace) -> str:
 
 
 def _backing(start: int, vma: Vma) -> str:
-    # Offset, device and inode; zeros if a log does not show them (an inode below 0 stands for a
+    # Offset, device and inode; zeros if a log does not show them (a negative inode represents a
     # path).
     file = vma.file
     if file is None or file.path == "?":
@@ -60,11 +63,13 @@ def _backing(start: int, vma: Vma) -> str:
 
 
 def shown_name(space: AddressSpace, start: int, end: int, vma: Vma, stack: int) -> str:
-    """The name that `/proc/PID/maps` shows: a path, or as `derived_name`; `stack` as `stack_start`.
-    O(1)."""
+    """Return the name that `/proc/PID/maps` shows: the path, or the result of `derived_name`. O(1).
+
+    `stack` is the result of `stack_start`.
+    """
     if vma.file is not None:
         if vma.name is not None:
             return f"[anon_shmem:{vma.name}]"
-        # The kernel escapes a line's end in a path (seq_path).
+        # The kernel escapes newlines in paths (seq_path).
         return vma.file.path.replace("\n", "\\012")
     return derived_name(space, start, end, vma, stack)

@@ -1,4 +1,4 @@
-"""The PAL: whatever carries changes out on a host.
+"""The PAL: the layer that carries out changes on a host.
 
 A library OS hands each `Change` of a call to its PAL, in ascending order of address. A PAL does
 what the change's kind requires, or raises `HostError`. The bookkeeping never accesses a host by
@@ -36,7 +36,7 @@ class HostError(OSError):
         self.end = end
 
     def __reduce__(self) -> tuple[type[HostError], tuple[int, int | None]]:
-        # OSError's own passes the message as the second argument.
+        # OSError.__reduce__ would pass the message as the second argument.
         return type(self), (refusal_errno(self), self.end)
 
 

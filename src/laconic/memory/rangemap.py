@@ -93,7 +93,7 @@ class RangeMap(Generic[V]):
         self._high = 0
         self._lengths: list[int] = []
         self._ceilings: list[int] = []
-        #: Address → where its run was last found; see `hint`.
+        #: Address → last known position of its run; see `hint`.
         self.hints: dict[int, Hint[V]] = {}
 
     # Reading
@@ -153,7 +153,7 @@ class RangeMap(Generic[V]):
         O(1).
 
         Returns None if there is no hint for `start`, or if it is stale. A redundant mprotect at an
-        address with a hint takes half of the time.
+        address with a hint takes half the time.
         """
         hint = self.hints.get(start)
         if hint is None:

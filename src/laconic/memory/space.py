@@ -237,7 +237,7 @@ class AddressSpace:
         return [entry for entry in held if entry[2].policy is not None]
 
     def _restore_policies(self, entries: Iterable[Entry]) -> None:
-        # Gives what the host still maps there the policy that it had.
+        # Restore the policy of pages that the host still maps from the same file and offset.
         for start, end, before in entries:
             for begin, stop, vma in self.vmas.parts(start, end):
                 if (vma.file, vma.base) == (before.file, before.base):
@@ -246,7 +246,7 @@ class AddressSpace:
                     self.held.set(begin, stop, vma)
 
     def grow(self, host: RangeMap[Vma]) -> int:
-        """Take in the growth of stacks that `host` shows; return its size in bytes. O(n)."""
+        """Add the stack growth that `host` shows to both maps; return its size in bytes. O(n)."""
         grown = 0
         for start, end, vma in host:
             if not vma.flags & VM_GROWSDOWN:

@@ -1,6 +1,7 @@
-"""The upcalls: what an operation asks the owner of the bookkeeping, because only the host knows it.
+"""Upcalls: queries by an operation to the owner of the bookkeeping, for facts that only the host
+has.
 
-The tracer answers from the program, and a replay from the trace.
+The tracer answers them from the program, and a replay from the trace.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ class Upcalls(Protocol):
     read_implies_exec: bool
 
     def open_file(self, fd: int) -> OpenFile | None:
-        """Return what a descriptor refers to, or None if it is not open."""
+        """Return the file of a descriptor, or None if it is not open."""
 
     def untouched(self, start: int, end: int) -> bool:
-        """Return whether no page of private memory was touched or, in a file mapping, written."""
+        """Return whether no page of a private mapping was touched or, in a file mapping,
+        written."""
 
     def resident(self, start: int, end: int) -> bool:
         """Return whether every page is in memory."""
@@ -31,7 +33,7 @@ class Upcalls(Protocol):
         """Return RLIMIT_DATA in bytes, -1 for none."""
 
     def lock_limit(self) -> int:
-        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+        """Return RLIMIT_MEMLOCK in bytes, -1 for none."""
 
     def vma_start(self, address: int) -> int:
         """Return the start of the host's VMA that contains `address`, or 0 if it is unknown."""
@@ -49,8 +51,9 @@ class Upcalls(Protocol):
     def maps_in(self, start: int, end: int) -> RangeMap[Vma]:
         """Return the host's map within `[start, end)`, truncated to it.
 
-        Within the range, wanted and held maps may differ. The host is expected to have one of the
-        two at each page. It is read in full only if the two look alike or it has neither.
+        Within the range, the wanted and held maps may differ, and each page of the host is expected
+        to match one of them. The host's map is read in full only if the two look alike or a page
+        matches neither.
         """
 
 
@@ -83,7 +86,7 @@ class DefaultUpcalls:
         return -1
 
     def lock_limit(self) -> int:
-        """-1: no limit."""
+        """Return -1: there is no limit."""
         return -1
 
     def vma_start(self, address: int) -> int:
@@ -91,7 +94,7 @@ class DefaultUpcalls:
         return 0
 
     def read(self, address: int, length: int) -> bytes:
-        """Return nothing: there is no memory to read."""
+        """Return no bytes: there is no memory to read."""
         return b""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:

@@ -50,13 +50,13 @@ class File:
     def in_memory(self) -> bool:
         """Return whether the contents are only in memory (mm/shmem.c).
 
-        They are for shared anonymous memory, System V segments and memfd.
+        True for shared anonymous memory, System V segments and memfd.
         """
         return self.path.startswith(("/dev/zero", "/SYSV", "/memfd:"))
 
     @property
     def is_on_disk(self) -> bool:
-        """Return whether a file system has the contents."""
+        """Return whether the contents are in a file system."""
         return self.inode > 0 and not self.in_memory
 
 
@@ -84,7 +84,7 @@ class Vma(NamedTuple):
     def anonymous(self) -> bool:
         """Return whether this is private memory without a file's contents (vma_is_anonymous).
 
-        Private mappings of /dev/zero are.
+        Private mappings of /dev/zero count as anonymous.
         """
         if self.file is None:
             return True
@@ -92,12 +92,12 @@ class Vma(NamedTuple):
 
     @property
     def is_from_disk(self) -> bool:
-        """True for a mapping of a file whose contents a file system has."""
+        """Return whether this is a mapping of a file whose contents are in a file system."""
         return self.file is not None and self.file.is_on_disk
 
     @property
     def is_locked(self) -> bool:
-        """Return whether all pages are locked at once, rather than each on its first touch."""
+        """Return whether all pages are locked immediately, rather than each on its first touch."""
         return self.flags & VM_LOCKED_MASK == VM_LOCKED
 
     def with_flags(self, flags: int) -> Vma:

@@ -1,4 +1,4 @@
-"""Replay: recorded calls on the same bookkeeping as `laconic run`, by any strategy."""
+"""Replay: recorded calls on the same bookkeeping as in `laconic run`, under any strategy."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from laconic.trace.tables import Row, Table
 if TYPE_CHECKING:
     from laconic.libos.strategy import Strategy
 
-#: The strategies that a trace can be replayed by on Linux (DESIGN: section 6).
+#: The strategies under which a trace can be replayed on Linux (DESIGN: section 6).
 STRATEGIES = names_on("linux")
-#: The figures of a replay's table.
+#: The counts in a replay's table.
 FIGURES = ("calls", "host_calls", "elided", "redundant", "narrowed", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed(Table):
-    """The result of a replay. As a table: one row for each kind of call.
+    """The result of a replay. As a table, it has one row for each kind of call.
 
-    `events`: rows replayed; `loss`: in words, what the trace lacks; `uncertain`: call → how many of
-    its host calls were redundant if the pages that the trace does not describe were untouched, or
-    already as requested. `end` is what the recording reported at its end; `bystanders` counts the
-    calls that no bookkeeping concerns. `refusals` are the changes that the given PAL refused.
+    `events` is the number of rows replayed. `loss` lists the trace's missing data, as text.
+    `uncertain` maps a call to the number of its host calls that were redundant if the pages that
+    the trace does not describe were untouched, or already as requested. `end` is the recording's
+    report at its end. `bystanders` counts the calls that do not affect the bookkeeping. `refusals`
+    are the changes that the given PAL refused.
     """
 
     ledger: Ledger
@@ -49,7 +50,7 @@ class Replayed(Table):
     refusals: list[Refusal] = field(default_factory=list)
 
     def table_columns(self) -> dict[str, str]:
-        """Return the columns: a call's name, and how many calls there were of each sort."""
+        """Return the columns: a call's name, and its counts."""
         return {"call": "string", **dict.fromkeys(FIGURES, "int64")}
 
     def table_rows(self) -> list[Row]:
@@ -68,7 +69,7 @@ class Replayed(Table):
         ]
 
     def chart(self) -> Chart:
-        """Return a bar for each kind of call: what reached the host, and what was elided."""
+        """Return a bar for each kind of call, with its host calls and elided calls."""
         lines = sorted(self.ledger.by_call.items())
         counted = [(name, line.host_calls, line.elided) for name, line in lines]
         return calls_chart(counted, f"Memory calls under {self.strategy}")
@@ -87,8 +88,8 @@ def replay_trace(
     """Replay all of `trace`, an open trace or a path.
 
     `strategy` decides which calls would reach a Linux host: a name, `module:Class`, or a class. By
-    default it is the one that the trace was recorded with. `pal` receives every change of every
-    address space; `pal_for(mm)` returns a PAL of its own for each address space. `listeners`
+    default, it is the strategy that the trace was recorded with. `pal` receives every change of
+    every address space; `pal_for(mm)` returns a separate PAL for each address space. `listeners`
     receive the events of the replay, in this order and before the PAL. `check` compares each result
     with the recorded one.
 

@@ -1,9 +1,9 @@
-"""An address space whose beginning a log does not show.
+"""An address space whose initial maps a log does not show.
 
-A log has the calls and their results, and not what the kernel mapped by itself: the program, ld.so,
-the stack. So the recorded results lead here: a mapping lies where the log says that the host put
-it, and what a successful call presupposes is taken for true. Whatever must be assumed in this way
-is reported.
+A log contains the calls and their results, but not what the kernel mapped by itself: the program,
+ld.so, the stack. Therefore, the recorded results take precedence: a mapping is where the log shows
+that the host put it, and everything that a successful call presupposes is assumed. Such assumptions
+are reported.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from laconic.memory.vma import File, Vma
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
 from laconic.replay.thread import Mm, RecordedUpcalls
 
-#: What is mapped, since a call on it succeeded, and nothing else is known of it.
+#: The VMA of memory that must be mapped, because a call on it succeeded, and of which nothing else
+#: is known.
 UNKNOWN = Vma(VM_MAY_RWX, File(0, 3, -1, "?"))
-#: What a descriptor that the log does not show refers to.
+#: The file of a descriptor that the log does not show.
 UNKNOWN_FILE = OpenFile(File(0, 3, -2, "?"), readable=True, writable=True, places=True)
-#: Errors that limits, mounts, privileges or the kernel's configuration cause, which no log
-#: shows.
+#: Errors caused by limits, mounts, privileges or the kernel's configuration, which no log shows.
 _HOSTS_OWN = {EPERM, EACCES, EAGAIN, ENODEV, ENOSYS, EOPNOTSUPP, EBADF}
 _BY_LIMIT = {(ENOMEM, name) for name in ("mmap", "mremap", "mlock", "mlock2", "mlockall")} | {
     (EINVAL, "madvise")
 }
-#: Calls on what only the host can describe.
+#: Calls whose effect only the host can describe.
 _HOSTS_CALLS = {
     "shmat",
     "shmdt",
@@ -56,14 +56,17 @@ _HOSTS_CALLS = {
 
 
 def assumed_space() -> AddressSpace:
-    """An empty address space in which no stack grows, with the default layout. O(1)."""
+    """Return an empty address space in which no stack grows, with the default layout. O(1)."""
     return AddressSpace(Layout(quiet_below=TASK_SIZE << 1))
 
 
 def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
-    """The address space of a program that begins, still empty: as a run's trace describes it, of a
-    log an assumed one, None where it is not followed. `start_brk` is an address, `data_size` in
-    bytes. O(1)."""
+    """Return the address space of a program that starts, still empty.
+
+    For a recorded trace, it is as the trace describes it; for a log, it is an assumed one.
+    `Mm.space` is None if the program is not followed. `start_brk` is an address, `data_size` is in
+    bytes. O(1).
+    """
     if about.get("bits") == 32 or about.get("followed") is False:
         return Mm(None)
     layout = about.get("layout")
@@ -75,18 +78,19 @@ def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
     space.data_size = data_size
     space.brk = about.get("brk", start_brk)
     mm = Mm(space)
-    mm.was_running = "brk" in about  # `Recorder.program` writes it for these alone
+    mm.was_running = "brk" in about  # `Recorder.program` writes it only for these programs
     return mm
 
 
 class AssumedStart:
-    """What is known and what was assumed of one address space.
+    """Known and assumed facts about one address space.
 
-    `known`: ranges whose contents calls in the log have shown. `brk` is known once a call has
-    returned it. Of the last call: `cause` and `why` say what it contradicts, where it does,
-    `answer` what bookkeeping came to; `refused`: the host refused what bookkeeping would have
-    allowed. `removed`: what had to be unmapped for it. `awaits_maps`: the log shows what was mapped
-    at the program's start, and the row with it is still to come.
+    `known`: ranges whose contents are known from calls in the log. `brk`: whether a call has
+    returned the break. The following concern the last call. `cause` and `why` describe the
+    contradiction, if there is one, and `answer` is the bookkeeping's result. `refused`: the host
+    refused a call that the bookkeeping would have allowed. `removed`: mappings that had to be
+    unmapped for it. `awaits_maps`: the log shows the maps at the program's start, and their row is
+    still to come.
     """
 
     __slots__ = ("answer", "awaits_maps", "brk", "cause", "known", "refused", "removed", "why")
@@ -100,13 +104,13 @@ class AssumedStart:
         self.answer = self.cause = self.why = ""
 
     def copy(self) -> AssumedStart:
-        """What a forked process knows. O(n)."""
+        """Return the facts that a forked process inherits. O(n)."""
         twin = AssumedStart()
         twin.known, twin.brk = self.known.copy(), self.brk
         return twin
 
     def shows(self, host: RangeMap[Vma]) -> None:
-        """The log showed these maps. O(n)."""
+        """Take over maps that the log shows. O(n)."""
         self.awaits_maps = False
         for start, end, _ in host:
             self.known.set(start, end, True)
@@ -121,8 +125,10 @@ class AssumedStart:
         up: RecordedUpcalls,
         lossy: bool,
     ) -> Outcome:
-        """What a call comes to, given the recorded `result`; wanted is edited. `cause` is set where
-        that took more than what is unknown allows."""
+        """Return the outcome of a call, given the recorded `result`; edits the wanted state.
+
+        Sets `cause` if the result requires more than the unknown parts allow.
+        """
         self.answer = self.cause = ""
         self.refused = False
         self.removed = ()
@@ -154,8 +160,8 @@ class AssumedStart:
         return outcome
 
     def _suppose(self, space: AddressSpace, start: int, end: int) -> None:
-        # What is unmapped and was never seen mapped may have been: something unknown is put there
-        # first.
+        # Memory that is unmapped and was never seen mapped may have been mapped: assume an unknown
+        # mapping there first.
         for begin, stop, known in self.known.runs(start, end):
             if not known:
                 for low, high, vma in space.vmas.runs(begin, stop):
@@ -173,8 +179,8 @@ class AssumedStart:
         lossy: bool,
     ) -> Outcome:
         if not self.brk:
-            # The first break that the log shows. Below a query's answer nothing has been used of it
-            # yet.
+            # The first break that the log shows. If it answers a query, no memory below it has been
+            # seen in use yet.
             self.brk = True
             space.brk = result
             space.start_brk = result if args[0] != result else 0
@@ -197,8 +203,8 @@ class AssumedStart:
     def _placed(
         self, space: AddressSpace, name: str, args: tuple[int, ...], result: int, lossy: bool
     ) -> tuple[int, ...]:
-        # The call with the address that the host chose for it. What lies there was free; where the
-        # log says otherwise, MAP_FIXED and MREMAP_FIXED replace it.
+        # Return the call's arguments with the address that the host chose. That range was free; if
+        # the log contradicts this, MAP_FIXED and MREMAP_FIXED replace the mappings there.
         in_place = False
         if name == "mmap":
             start, end = result, result + page_align(args[1])
@@ -222,7 +228,7 @@ class AssumedStart:
         return args
 
     def _remove(self, space: AddressSpace, runs: Iterable[tuple[int, int, Vma | None]]) -> None:
-        # What a mapping grew over is gone.
+        # Remove mappings that another mapping grew over.
         for start, end, vma in runs:
             space.vmas.clear(start, end)
             space.held.clear(start, end)
@@ -239,8 +245,8 @@ class AssumedStart:
         end: int,
         lossy: bool,
     ) -> Outcome:
-        # It succeeded, so all of its range was mapped: what is a hole to bookkeeping is something
-        # unknown.
+        # The call succeeded, so its whole range was mapped: assume an unknown mapping in each hole
+        # of the bookkeeping.
         holes = [run[:2] for run in space.vmas.runs(start, end) if run[2] is None]
         if holes:
             unseen = any(not known for _, _, known in self.known.runs(start, end))
@@ -257,7 +263,8 @@ class AssumedStart:
     def _moved_in_pieces(
         self, manager: Bookkeeper, space: AddressSpace, args: tuple[int, ...], up: RecordedUpcalls
     ) -> Outcome:
-        # Several VMAs are moved one after the other (remap_move in mm/mremap.c); so are they here.
+        # The kernel moves several VMAs one after the other (remap_move in mm/mremap.c), and so does
+        # this.
         address, length = args[0], page_align(args[1])
         outcome = manager.begin(space, "mremap", args, up)
         if not outcome.resync or not args[3] & MREMAP_FIXED:
@@ -295,7 +302,8 @@ class AssumedStart:
 
 
 def affected(name: str, args: tuple[int, ...]) -> tuple[int, int]:
-    """The range `[start, end)` in bytes that a call is about; empty where it has none. O(1)."""
+    """Return the range `[start, end)` that a call concerns, in bytes; empty if there is none.
+    O(1)."""
     if name in RANGED or name in ("mmap", "mremap", "pkey_mprotect", "mbind", "remap_file_pages"):
         at = RANGED.get(name, 0)
         start = args[at] & PAGE_MASK
@@ -304,9 +312,12 @@ def affected(name: str, args: tuple[int, ...]) -> tuple[int, int]:
 
 
 def may_be_nothing(outcome: Outcome, guessed: bool) -> bool:
-    """True where no host call would have been made if the pages were untouched (`guessed`: the
-    bookkeeping queried that, and the log does not show it), or already as requested, where the log
-    shows neither the file nor the permissions. O(changes)."""
+    """Return whether no host call would have been made under another assumption. O(changes).
+
+    That is the case if the pages were untouched (`guessed`: the bookkeeping queried that, and the
+    log does not show it), or already as requested, if the log shows neither the file nor the
+    permissions.
+    """
     return bool(outcome.changes) and all(
         held == UNKNOWN
         or (kind == ZERO and guessed)
@@ -316,6 +327,6 @@ def may_be_nothing(outcome: Outcome, guessed: bool) -> bool:
 
 
 def _unknown(wanted: Vma | None, held: Vma | None) -> bool:
-    # True where the two may be the same file for all that the log tells.
+    # Return whether the two may be the same file, as far as the log shows.
     files = [vma and vma.file for vma in (wanted, held)]
     return all(files) and any(file is not None and file.path.startswith("?") for file in files)

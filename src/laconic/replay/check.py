@@ -1,4 +1,4 @@
-"""What a replay and its trace disagree on, and whose fault it is."""
+"""The differences between a replay and its trace, and their causes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEPT = 100
 
 
 class Difference(NamedTuple):
-    """One call whose replay came to something else than the trace has."""
+    """One call whose replay differs from the trace."""
 
     number: int
     time: int
@@ -29,8 +29,8 @@ class Difference(NamedTuple):
 
 @dataclass(slots=True)
 class Check:
-    """What `--check` found: how many results were compared, how many differ by cause, and the first
-    of each."""
+    """The findings of `--check`: the number of compared results, the number of differences by
+    cause, and the first of each."""
 
     compared: int = 0
     counts: Counter[str] = field(default_factory=Counter)
@@ -39,7 +39,7 @@ class Check:
     def differs(
         self, number: int, row: Row, name: str, replayed: str, cause: str, why: str
     ) -> None:
-        """Enters one difference; the first hundred are kept. O(1)."""
+        """Record one difference; the first hundred of each cause are kept. O(1)."""
         self.counts[cause] += 1
         if self.counts[cause] <= _KEPT:
             call = f"{name}({', '.join(shown(value) for value in row.args[: ARITY.get(name)])})"
@@ -50,6 +50,6 @@ class Check:
 
 
 def shown(value: int) -> str:
-    """A result or an argument for people: small numbers and errnos as they are, addresses in
+    """Return a result or an argument as text: small numbers and errnos in decimal, addresses in
     hexadecimal."""
     return str(value) if -4096 < value < 4096 else hex(value)

@@ -1,4 +1,5 @@
-"""Enclaves beside a replay: one for each address space, under any number of strategies at once.
+"""Enclaves attached to a replay: one for each address space, under any number of strategies at
+once.
 
 The bookkeeping runs once. Every strategy receives the resulting changes and the touched pages
 recorded in the trace.
@@ -26,39 +27,40 @@ from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 
 Receiver = tuple[Strategy, Meter, Counts]
-#: What the work of a strategy is for, where it is not a memory call's. EXEC is what execve frees;
-#: the new program's own memory is LOAD.
+#: Labels for work of a strategy that is not for a memory call. EXEC is the work of freeing memory
+#: at execve; LOAD is the new program's own memory.
 LOAD, EXEC, FORK, THREAD = "load", "exec", "fork", "thread"
-#: In the place of LOAD, for a program that was running before the recording began.
+#: The label used instead of LOAD for a program that was running before the recording began.
 BEFORE = "before attach"
-#: What writes to files, and their truncation, make of the mappings of these files.
+#: The label of work on the mappings of files that are written to or truncated.
 WRITE = "write"
 TOUCH, STACK = "touch", "stack growth"
-#: What is done for calls that are not selected.
+#: The label of work for calls that are not selected.
 NOT_SELECTED = "not selected"
-#: What a library OS does around the program's calls.
+#: The labels of a library OS's work around the program's calls.
 AROUND = (LOAD, BEFORE, EXEC, FORK, THREAD, WRITE, STACK)
-#: What the host's map was seen to hold after a call that did not end, or that is not modelled.
+#: The label of changes observed in the host's map after a call that did not end, or that is not
+#: modelled.
 OTHER = "other"
 
 
 class Touch(NamedTuple):
     """The label of the first touches of pages that belong to `owner`: the label of the call that
-    mapped them last, LOAD, BEFORE, STACK or OTHER."""
+    last mapped them, LOAD, BEFORE, STACK or OTHER."""
 
     owner: Hashable
 
 
 class Unfinished(NamedTuple):
-    """The label of what a call of the thread `tid` has done before its end."""
+    """The label of the work of a call of the thread `tid` before its end."""
 
     call: str
     tid: int
 
 
 class Enclave:
-    """One address space's enclave, once for each strategy. `number` is that of its program,
-    `Mm.number`. With `owners`, touches are counted under the call that mapped the page last."""
+    """One address space's enclave, once for each strategy. `number` is its program's `Mm.number`.
+    With `owners`, touches are counted under the call that last mapped the page."""
 
     __slots__ = ("_books", "_unchanged", "number", "owners", "space", "strategies", "touches")
 
@@ -75,8 +77,8 @@ class Enclave:
         self.space = space
         self.touches = touches
         self.strategies = strategies
-        # By label: who receives the work, with the counts of the label that the work is entered
-        # in; of calls without changes.
+        # By label: the receivers of work, each with the counts for that label. The second is for
+        # calls without changes.
         self._books: dict[Hashable, list[Receiver]] = {}
         self._unchanged: dict[Hashable, list[Receiver]] = {}
 
@@ -91,25 +93,25 @@ class Enclave:
         return receivers
 
     def forget_labels(self) -> None:
-        """Count from here on in new counts. O(labels)."""
+        """Use new counts from here on. O(labels)."""
         self._books.clear()
         self._unchanged.clear()
 
     def load(self, entries: Iterable[Entry], label: str = LOAD) -> None:
-        """A program begins; the work is counted under `label`. O(strategies × entries)."""
+        """Load a program; the work is counted under `label`. O(strategies × entries)."""
         image = list(entries)
         for strategy in self.strategies.values():
             strategy.meter.at(self.number, label)
             strategy.load(image)
 
     def touched(self, runs: Iterable[Touched]) -> None:
-        """Pages were seen to be touched. O(strategies × runs)."""
+        """Handle pages that were observed to be touched. O(strategies × runs)."""
         for start, end, vma in self.touches.take(runs, self.space):
             self.touch(start, end, vma)
 
     def assume_touched(self, start: int, end: int, vma: Vma) -> None:
-        """All of `[start, end)`, which was `vma`, is taken to be touched, but for what lies past
-        the end of its file. O(strategies × runs)."""
+        """Assume that all of `[start, end)`, which was `vma`, is touched, except for pages past the
+        end of its file. O(strategies × runs)."""
         end = min(end, self.touches.sizes.known_end(vma))
         if vma.flags & VM_PROT and start < end:
             for begin, stop, how in list(self.touches.pages.runs(start, end)):
@@ -118,8 +120,8 @@ class Enclave:
                     self.touch(begin, stop, vma)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """The pages of `[start, end)` were touched for the first time (`Touches.take`), so that a
-        file has at least these. O(strategies), with owners O(strategies × owners)."""
+        """Handle the first touch of the pages of `[start, end)` (`Touches.take`), which a file must
+        therefore have. O(strategies), with owners O(strategies × owners)."""
         self.touches.sizes.grow(vma, end)
         if self.owners is None:
             self._touch(start, end, vma, TOUCH)
@@ -133,7 +135,8 @@ class Enclave:
             strategy.touch(start, end, vma)
 
     def call(self, call: MemoryCall, label: Hashable) -> None:
-        """A memory call is over; its work is counted under `label`. O(strategies × changes)."""
+        """Handle a completed memory call; its work is counted under `label`.
+        O(strategies × changes)."""
         name, args, _, changes, file = call
         self.touches.sizes.note(file)
         for strategy, meter, counts in self._receivers(
@@ -147,8 +150,10 @@ class Enclave:
                 self.owners.call(call, label)
 
     def relabel(self, old: Hashable, label: Hashable) -> None:
-        """Count under `label` what was counted under `old`, a call that maps no page: it owns
-        none. O(strategies)."""
+        """Move the counts of `old` to `label`. O(strategies).
+
+        `old` must be the label of a call that maps no page, so it owns none.
+        """
         for books in (self._books, self._unchanged):
             books.pop(old, None)
         for strategy in self.strategies.values():
@@ -159,7 +164,7 @@ class Enclave:
                 meter.counts.add(counts)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew. O(strategies)."""
+        """Handle the growth of a stack. O(strategies)."""
         for strategy in self.strategies.values():
             strategy.meter.at(self.number, STACK)
             strategy.grow(start, end, vma)
@@ -167,7 +172,7 @@ class Enclave:
             self.owners.grow(start, end, STACK)
 
     def fork(self, number: int, space: AddressSpace) -> Enclave:
-        """The child's enclave. O(strategies × n)."""
+        """Return the child's enclave. O(strategies × n)."""
         touches = self.touches.copy()
         made: dict[str, Strategy] = {}
         for name, strategy in self.strategies.items():
@@ -177,8 +182,8 @@ class Enclave:
         return Enclave(number, space, touches, made, owners)
 
     def vfork(self) -> dict[str, ContinuingStrategy]:
-        """The enclaves of a process that shares this one's memory, by their strategies' names:
-        where vfork is a fork. O(strategies × n)."""
+        """Return the enclaves of a process that shares this one's memory, by the names of the
+        strategies for which vfork is a fork. O(strategies × n)."""
         made: dict[str, ContinuingStrategy] = {}
         for name, strategy in self.strategies.items():
             if isinstance(strategy, ContinuingStrategy):
@@ -187,7 +192,7 @@ class Enclave:
         return made
 
     def detach(self) -> dict[str, ContinuingStrategy]:
-        """The enclaves that the next program of the process runs in; they are this one's no longer.
+        """Remove and return the enclaves in which the next program of the process runs.
         O(strategies)."""
         kept = {
             name: strategy
@@ -199,7 +204,7 @@ class Enclave:
         return kept
 
     def thread(self, began: bool) -> None:
-        """A thread began, or ended. O(strategies)."""
+        """Start or end a thread. O(strategies)."""
         for strategy in self.strategies.values():
             strategy.meter.at(self.number, THREAD)
             if began:
@@ -208,35 +213,36 @@ class Enclave:
                 strategy.thread_ends()
 
     def thread_found(self) -> None:
-        """A thread was running before the recording began: it costs nothing. O(strategies)."""
+        """Handle a thread that was running before the recording began; it costs nothing.
+        O(strategies)."""
         for strategy in self.strategies.values():
             strategy.thread_found()
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """A file was written to, or truncated. O(strategies × VMAs)."""
+        """Handle a write to a file, or its truncation. O(strategies × VMAs)."""
         self.touches.sizes.write(file, size, truncated)
         for strategy in self.strategies.values():
             strategy.meter.at(self.number, WRITE)
             strategy.file_written(file, size, truncated)
 
     def end(self) -> None:
-        """The address space is gone. O(strategies × n)."""
+        """End the enclave of the address space. O(strategies × n)."""
         for strategy in self.strategies.values():
             strategy.end()
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Enclaves(Listener):
-    """Keeps an enclave under each of `makers` beside each address space of a replay.
+    """Keeps an enclave under each of `makers` for each address space of a replay.
 
-    `meters` hold the counts, by the makers' names. The work of a call is counted under
-    `label(done)`, or its name; that of a call outside of `selection` under NOT_SELECTED.
-    `by_owner`: the cost of touched pages is counted under `Touch(label of the call that mapped them
-    last)`, and `touched_pages` has their number by process (`Mm.number`) and that label; otherwise
-    all of it is counted under TOUCH. `assume_touched`: pages that the trace says nothing about are
-    taken to be touched as soon as they are accessible, and otherwise never. `unseen` counts the
-    touched pages whose pagemap was unreadable. `left` are the EPC pages that are committed when the
-    trace ends, before the enclaves do.
+    `meters` contain the counts, by the makers' names. The work of a call is counted under
+    `label(done)`, or its name; that of a call outside `selection` under NOT_SELECTED. `by_owner`:
+    the cost of touched pages is counted under `Touch(label of the call that last mapped them)`, and
+    `touched_pages` contains their number by process (`Mm.number`) and that label; otherwise, all of
+    it is counted under TOUCH. `assume_touched`: pages that the trace does not describe are assumed
+    to be touched as soon as they are accessible, and otherwise never. `unseen` counts the touched
+    pages whose pagemap was unreadable. `left` is the number of committed EPC pages when the trace
+    ends, before the enclaves do.
     """
 
     def __init__(
@@ -258,18 +264,19 @@ class Enclaves(Listener):
         self.unseen = 0
         self.left: dict[str, int] = {}
         self._enclaves: dict[Mm, Enclave] = {}
-        # By pid: enclaves of processes that vfork made, and of those that execute a program.
+        # By pid: enclaves of processes that vfork made, and those of processes that execute a
+        # program.
         self._vforked: dict[int, dict[str, ContinuingStrategy]] = {}
         self._executing: dict[int, dict[str, ContinuingStrategy]] = {}
-        # By thread id: the label of what its call has done before its end.
+        # By thread id: the label of the work that the thread's call has done before its end.
         self._unfinished: dict[int, Unfinished] = {}
 
     def enclave(self, mm: Mm) -> Enclave | None:
-        """The enclave of an address space, None if it has none. O(1)."""
+        """Return the enclave of an address space, or None if it has none. O(1)."""
         return self._enclaves.get(mm)
 
     def started(self, mm: Mm) -> None:
-        """A program begins in an enclave."""
+        """Load a program into an enclave."""
         assert mm.space is not None
         touches = Touches()
         before = self._executing.pop(mm.pid, {})
@@ -293,11 +300,11 @@ class Enclaves(Listener):
             self.touched_pages[mm.number] = enclave.owners.touched
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
-        """Every strategy commits what is not committed yet."""
+        """Let every strategy commit the pages that are not committed yet."""
         self._enclaves[mm].touched(runs)
 
     def call_done(self, done: CallDone) -> None:
-        """Every strategy carries the call out."""
+        """Let every strategy carry out the call."""
         enclave = self._enclaves.get(done.thread.mm)
         if enclave is None:
             return
@@ -324,18 +331,18 @@ class Enclaves(Listener):
         return done.name if self.label is None else self.label(done)
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
-        """The changes are carried out now; the end of the call has none."""
+        """Carry out the changes now; the end of the call has none."""
         enclave = self._enclaves.get(mm)
         if enclave is None or not changes:
             return
         label: Hashable = name
         if self.label is not None:
-            # The label of the call is known when it ends.
+            # The call's label is known only when it ends.
             label = self._unfinished[row.tid] = Unfinished(name, row.tid)
         enclave.call(MemoryCall(name, row.args, 0, changes), label)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
-        """Stacks grow; anything else is the work of an unknown call."""
+        """Handle the growth of stacks; anything else is counted as the work of an unknown call."""
         enclave = self._enclaves[mm]
         if not grew:
             self._other(enclave, changes)
@@ -345,7 +352,7 @@ class Enclaves(Listener):
                 enclave.grow(change.start, change.end, change.wanted)
 
     def forked(self, parent: Mm, child: Mm) -> None:
-        """The child's enclave receives the parent's pages."""
+        """Make the child's enclave, which receives the parent's pages."""
         enclave = self._enclaves[parent]
         if self.assume_touched:
             self._touch_all(enclave)
@@ -353,11 +360,11 @@ class Enclaves(Listener):
         self._add(child, enclave.fork(child.number, child.space))
 
     def vforked(self, mm: Mm, pid: int) -> None:
-        """The child has an enclave of its own where vfork is a fork."""
+        """Make an enclave for the child, for strategies under which vfork is a fork."""
         self._vforked[pid] = self._enclaves[mm].vfork()
 
     def executes(self, mm: Mm, pid: int) -> None:
-        """The enclaves that go on wait for the program."""
+        """Keep the enclaves that continue, until the program starts."""
         if pid in self._vforked:
             self._executing[pid] = self._vforked.pop(pid)
         elif mm.pid == pid and mm.threads == 1:
@@ -367,35 +374,36 @@ class Enclaves(Listener):
             self._executing[pid] = enclave.detach()
 
     def vfork_ended(self, mm: Mm, pid: int) -> None:
-        """The enclave of a vforked process is gone, unless it executes a program."""
+        """End the enclave of a vforked process, unless it executes a program."""
         for strategy in self._vforked.pop(pid, {}).values():
             strategy.end()
 
     def thread_started(self, mm: Mm) -> None:
-        """A thread begins in the enclave."""
+        """Start a thread in the enclave."""
         self._enclaves[mm].thread(True)
 
     def thread_found(self, mm: Mm) -> None:
-        """A thread is in the enclave already."""
+        """Handle a thread that is already in the enclave."""
         self._enclaves[mm].thread_found()
 
     def thread_ended(self, mm: Mm) -> None:
-        """A thread ends in the enclave."""
+        """End a thread in the enclave."""
         self._enclaves[mm].thread(False)
 
     def file_written(self, mm: Mm, file: File, size: int, truncated: bool) -> None:
-        """The mappings of the file follow it, where the library OS emulates them."""
+        """Update the mappings of the file, if the library OS emulates them."""
         self._enclaves[mm].file_written(file, size, truncated)
 
     def trace_ends(self) -> None:
-        """Note what is still committed. Programs that were executed and are not followed end."""
+        """Record the pages that are still committed, and end programs that were executed and are
+        not followed."""
         self.left = {name: meter.epc_pages for name, meter in self.meters.items()}
         for strategies in (*self._vforked.values(), *self._executing.values()):
             for strategy in strategies.values():
                 strategy.end()
 
     def ended(self, mm: Mm) -> None:
-        """The enclave is gone."""
+        """End the enclave."""
         enclave = self._enclaves.pop(mm)
         if self.assume_touched:
             self._touch_all(enclave)
@@ -403,8 +411,8 @@ class Enclaves(Listener):
         self.unseen += enclave.touches.unseen
 
     def take_counts(self) -> Iterator[tuple[str, Hashable, Counts]]:
-        """Yield what has been counted, with the strategy and the label, and forget it: the memory
-        for labels stays bounded. O(labels)."""
+        """Yield the counts so far, with the strategy and the label, and forget them, so that the
+        memory for labels stays bounded. O(labels)."""
         for enclave in self._enclaves.values():
             enclave.forget_labels()
         for name, meter in self.meters.items():
@@ -417,7 +425,7 @@ class Enclaves(Listener):
 
     @staticmethod
     def _other(enclave: Enclave, changes: tuple[Change, ...]) -> None:
-        # Only what the host was seen to hold afterwards shows what was done.
+        # Only the host's map, observed afterwards, shows the effect.
         if changes:
             enclave.call(MemoryCall(OTHER, (0,) * 6, 0, changes), OTHER)
 

@@ -1,4 +1,5 @@
-"""The replay of a trace: every recorded event, on the bookkeeping that `laconic run` uses."""
+"""The replay of a trace: every recorded event, applied to the bookkeeping that `laconic run`
+uses."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ from laconic.trace.schema import (
 from laconic.trace.stacks import NO_STACK, Stacks
 
 ENDLESS = UNFINISHED | NO_RESULT
-#: The result was the host's own: it refused the call, or chose another address than the bookkeeping
-#: predicts.
+#: The host alone determined the result: it refused the call, or chose another address than the
+#: bookkeeping predicts.
 HOSTS_OWN = FAILED | CHOSEN
 PERSONALITY_QUERY = 0xFFFFFFFF
 #: The result of a call, its host calls (0 or 1), its changes, and its outcome.
@@ -62,9 +63,8 @@ Carried = tuple[int, int, tuple[Change, ...], Outcome]
 
 
 class Measured(NamedTuple):
-    """What SGX hardware counted for a process, or for a thread: how often its enclave was entered
-    and left, and the signals. `pid` is 0 if it is not known which of the trace's processes it is;
-    `host_id` is the host's id."""
+    """The SGX hardware counters of a process or thread: entries and exits of its enclave, and
+    signals. `pid` is 0 if the process in the trace is unknown; `host_id` is the host's id."""
 
     pid: int
     host_id: int
@@ -77,15 +77,14 @@ class Measured(NamedTuple):
 
 
 class Replay:
-    """Replays `trace` under `strategy`, and publishes what happens to `listeners`.
+    """Replays `trace` under `strategy`, and publishes the events to `listeners`.
 
-    `strategy` is a name, `module:Class`, or a class. One that has no rule for Linux is replayed by
-    the rule of `laconic`.
-    `check` compares each result with the recorded one. `recorded` is the strategy that the trace
-    was made with, None for an imported one. `processes` are the address spaces by process id,
-    `programs` their paths; those of ended processes stay until the id is used again if `keep` is
-    set. `started` lists the programs by number. With `stacks`, the rows about stacks are read too,
-    and each call has its stack.
+    `strategy` is a name, `module:Class`, or a class. A strategy without a rule for Linux is
+    replayed by the rule of `laconic`. `check` compares each result with the recorded one.
+    `recorded` is the strategy that the trace was recorded with, None for an imported trace.
+    `processes` are the address spaces by process id, and `programs` their paths; with `keep`, those
+    of ended processes stay until the id is reused. `started` lists the programs by number. With
+    `stacks`, the rows about stacks are read too, and each call has its stack.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class Replay:
             self._files[0] = UNKNOWN_FILE
         self.up = RecordedUpcalls(trace.source == "run", self._files)
         self._runs: tuple[int, int, Runs, int] | None = None
-        # Processes of which data was lost before their first row.
+        # Processes that lost data before their first row.
         self._lossy: set[int] = set()
         self._handlers: list[Callable[[Row], None]] = [_skip] * 256
         for code in range(MEMORY_CODES):
@@ -161,8 +160,8 @@ class Replay:
         self._on_host_read = subscribers(listeners, "host_read")
 
     def _rule(self, strategy: str | type[Strategy] | None) -> HostRule:
-        # A name that the trace records is data: it selects one of Laconic's own strategies, and
-        # imports nothing else.
+        # The strategy's name in a trace is untrusted data: it selects one of Laconic's own
+        # strategies, and imports nothing else.
         if strategy is None:
             return linux_rule(self.strategy) if self.strategy in names_on(LINUX) else only_changes
         return linux_rule(strategy) if has_rule(strategy, LINUX) else only_changes
@@ -172,9 +171,10 @@ class Replay:
         until: Callable[[int, int], bool] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Replays to the end, or up to the first event for whose number and time `until` is true.
-        O(events)."""
-        # Rows are no cycles: looking through them again and again costs a tenth of a replay.
+        """Replay until the end of the trace, or until the first event for which `until(number,
+        time)` is true. O(events)."""
+        # Rows are not part of reference cycles: scanning them for cycles repeatedly takes a tenth
+        # of a replay.
         thresholds = gc.get_threshold()
         gc.set_threshold(100_000, 20, 20)
         try:
@@ -188,7 +188,7 @@ class Replay:
 
     @property
     def losses(self) -> list[str]:
-        """What the trace lacks, a sentence each; complete after the end of a run."""
+        """The trace's missing data, one sentence each; complete after the end of a run."""
         return [*self.lost.sentences(), *([self.trace.loss] if self.trace.loss is not None else [])]
 
     def _run(
@@ -234,8 +234,8 @@ class Replay:
         for begins in self._on_call_begins:
             begins(self.number, row, thread)
         self._touched(row)
-        # The host's map, if it was read for this call, replaces the bookkeeping without a change
-        # being named.
+        # If the host's map was read for this call, it replaces the bookkeeping, and the outcome
+        # does not contain the changes.
         before = space.held.copy() if thread.map_runs else None
         result, host_calls, changes, outcome = self._carry_out(row, thread, space)
         if before is not None:
@@ -278,7 +278,7 @@ class Replay:
             return result, 0, (), NOTHING
         name = self._names[row.event]
         if thread.answers and BREAK in thread.answers:
-            # The break of a program that was running when the recording began.
+            # The break of a program that was running before the recording began.
             space.brk = thread.answers.pop(BREAK)[0][0]
         if mm.assumed is not None:
             return self._logged_call(mm.assumed, mm, space, row, name)
@@ -292,8 +292,7 @@ class Replay:
             manager.finish_elided(name, outcome)
             host_calls = 0
         elif not ask and not state & HOSTS_OWN and not thread.map_runs:
-            # The host did as predicted, also if no look at its map was recorded for a call that
-            # failed.
+            # The host did as predicted. A failed call for which no map was read is included.
             manager.finish_as_predicted(space, name, args, outcome, host_args, up)
         else:
             answer = result
@@ -303,7 +302,7 @@ class Replay:
         if manager.observe:
             host_calls = manager.host_calls(name, args, outcome)
         if thread.map_runs or thread.answers:
-            # A host call of the strategy that was recorded, which this one did not make.
+            # A recorded host call of the recording's strategy, which this strategy did not make.
             thread.map_runs.clear()
             thread.answers.clear()
         if self.check is not None:
@@ -313,7 +312,7 @@ class Replay:
     def _logged_call(
         self, assumed: AssumedStart, mm: Mm, space: AddressSpace, row: Row, name: str
     ) -> Carried:
-        # A call of a log, which has no starting maps: the recorded result leads.
+        # A call in a log, which has no initial maps: the recorded result takes precedence.
         manager, up, args, result = self.manager, self.up, row.args, row.result
         up.guessed = False
         outcome = assumed.begin(manager, space, name, args, result, up, mm.lossy)
@@ -345,8 +344,8 @@ class Replay:
         return result, host_calls, changes, outcome
 
     def _unfinished(self, thread: Thread, space: AddressSpace) -> None:
-        # Its thread ended in it: only what the host was seen to hold afterwards tells how far it
-        # came.
+        # The thread ended in this call: only the host's map, observed afterwards, shows how far the
+        # call came.
         thread.begun = None
         if thread.map_runs:
             space.adopt(seen(space.held, thread.map_runs.popleft()))
@@ -391,7 +390,7 @@ class Replay:
         return thread
 
     def _start_assumed(self, mm: Mm) -> None:
-        # An address space whose start was not seen begins now.
+        # Start an address space whose start was not recorded.
         if (
             mm.number < 0
             and mm.assumed is not None
@@ -479,7 +478,7 @@ class Replay:
         pid, tid = row.pid, row.tid
         old = self.threads.get(tid)
         if old is None:
-            # Its beginning, where a log shows that of the first program.
+            # The start of the process, if a log shows that of its first program.
             self.ledger.processes += pid not in self.processes
             old = Thread(pid, Mm(None))
         for other, thread in list(self.threads.items()):
@@ -529,7 +528,7 @@ class Replay:
                 listener.vfork_ended(mm, thread.pid)
 
     def _forget(self, pid: int, mm: Mm) -> None:
-        # The process has ended, or executes another program. Its id may be used again.
+        # The process has ended, or executes another program. Its id may be reused.
         if not self.keep and self.processes.get(pid) is mm:
             del self.processes[pid]
 
@@ -537,7 +536,7 @@ class Replay:
         if row.result >= 0 and row.a0 & 0xFFFFFFFF != PERSONALITY_QUERY:
             self._thread(row).read_implies_exec = bool(row.a0 & READ_IMPLIES_EXEC)
 
-    # What belongs to the next call of a thread
+    # Rows that belong to the next call of a thread
 
     def _file(self, row: Row) -> None:
         file, size, mode = records.traced_file(row)
@@ -617,7 +616,7 @@ class Replay:
             outcome = outcome._replace(changes=(), start=0, end=0, then=None)
         thread.begun = outcome
 
-    # What a person must know
+    # Messages for the user
 
     def _lost(self, row: Row) -> None:
         self.lost.add(row)
@@ -657,8 +656,8 @@ class Replay:
 
 
 def subscribers(listeners: Iterable[Listener], event: str) -> list[Callable[..., None]]:
-    """The methods for one event, of the listeners that override it: most calls have no other
-    events."""
+    """Return the methods for one event, of the listeners that override it. Used for the events that
+    most calls have."""
     overriding = [
         listener
         for listener in listeners
@@ -668,9 +667,9 @@ def subscribers(listeners: Iterable[Listener], event: str) -> list[Callable[...,
 
 
 def _differences(before: RangeMap[Vma], space: AddressSpace) -> tuple[Change, ...]:
-    # What changed from a map that was held before, page run by page run.
+    # Return the changes from an earlier held map, by page run.
     return space.diff(0, TASK_SIZE, before.runs(0, TASK_SIZE))
 
 
 def _skip(row: Row) -> None:
-    pass  # what a newer release of the same schema may have, and what says nothing to a replay
+    pass  # an event of a newer release of the same schema, or one without effect on a replay

@@ -21,19 +21,19 @@ from laconic.trace.selection import Selection
 
 
 class Program(NamedTuple):
-    """One program in one process; its number is `Mm.number`."""
+    """One program in one process. Its position in `Replay.started` is `Mm.number`."""
 
     pid: int
     path: str
 
 
 class CallDone(NamedTuple):
-    """A memory call that is over.
+    """A completed memory call.
 
-    `number` and `row` are its row in the trace. `changes` are page runs, including those that the
-    host was seen to have changed. `host_calls` is 0 or 1. `program` is the path of the program;
-    `stack` is the number of the stack of the call. `is_finished` is False if the call never
-    returned. `read_host`: the host's map was read for this call.
+    `number` is the call's row number in the trace, and `row` its row. `changes` are page runs,
+    including those that were observed on the host. `host_calls` is 0 or 1. `program` is the path of
+    the program; `stack` is the number of the stack of the call. `is_finished` is False if the call
+    never returned. `read_host`: the host's map was read for this call.
     """
 
     number: int
@@ -61,7 +61,7 @@ class CallDone(NamedTuple):
 
     @property
     def mm(self) -> Mm:
-        """The address space that the call edited; it is as it is after the call."""
+        """The address space that the call edited, in its state after the call."""
         return self.thread.mm
 
     @property
@@ -75,58 +75,61 @@ class Listener:
     """Receives the events of a replay; each method does nothing by default."""
 
     def call_begins(self, number: int, row: Row, thread: Thread) -> None:
-        """A memory call, or the part of one before its `begin` row, is about to edit the
+        """Called before a memory call, or the part of one before its `begin` row, edits the
         bookkeeping."""
 
     def call_done(self, done: CallDone) -> None:
-        """A memory call of a followed address space is over."""
+        """Called after a memory call of a followed address space."""
 
     def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
-        """A memory call without bookkeeping: mincore and similar, or one of an address space that
-        is not followed."""
+        """Called for a memory call that does not affect the bookkeeping: mincore and similar, or a
+        call of an address space that is not followed."""
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
-        """The changes of a call that has not ended yet are done (mlock, while it brings pages
+        """Called when the changes of an unfinished call are done (mlock, while it brings pages
         in)."""
 
     def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
-        """Pages were seen to be touched; the event precedes what is about to happen to them."""
+        """Called when pages were observed to be touched, before the event that changes them."""
 
     def started(self, mm: Mm) -> None:
-        """A program begins in an address space, which holds the program's image."""
+        """Called when a program starts in an address space, which contains the program's image."""
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
-        """The host's map was read, and differed by `changes`: the growth of stacks (`grew`), or
-        anything."""
+        """Called when the host's map was read and differed by `changes`: only by the growth of
+        stacks if `grew`, otherwise in any way."""
 
     def forked(self, parent: Mm, child: Mm) -> None:
-        """A process was forked with a copy of its parent's address space."""
+        """Called when a process was forked with a copy of its parent's address space."""
 
     def vforked(self, mm: Mm, pid: int) -> None:
-        """The process `pid` began, and shares its parent's address space (vfork)."""
+        """Called when the process `pid` starts in its parent's address space (vfork)."""
 
     def executes(self, mm: Mm, pid: int) -> None:
-        """The process `pid` of this address space executes another program. `started` follows, for
-        an address space with the same pid, unless the program is not followed."""
+        """Called when the process `pid` of this address space executes another program. `started`
+        follows, for an address space with the same pid, unless the program is not followed."""
 
     def vfork_ended(self, mm: Mm, pid: int) -> None:
-        """The process `pid`, which shared the address space, ended or executes another program."""
+        """Called when the process `pid`, which shared the address space, ends or executes another
+        program."""
 
     def thread_started(self, mm: Mm) -> None:
-        """A thread began, beside the first."""
+        """Called when a thread starts, in addition to the first."""
 
     def thread_found(self, mm: Mm) -> None:
-        """A thread, beside the first, was running already when the recording began."""
+        """Called for a thread, in addition to the first, that was running before the recording
+        began."""
 
     def thread_ended(self, mm: Mm) -> None:
-        """A thread ended, and was not the last."""
+        """Called when a thread ends that is not the last."""
 
     def file_written(self, mm: Mm, file: File, size: int, truncated: bool) -> None:
-        """A process of the address space wrote to `file`, which has at least `size` bytes now, or
-        truncated it to `size` bytes."""
+        """Called when a process of the address space writes to `file`, which then has at least
+        `size` bytes, or truncates it to `size` bytes."""
 
     def trace_ends(self) -> None:
-        """The trace is read; the address spaces that are left end next."""
+        """Called at the end of the trace; the remaining address spaces end next."""
 
     def ended(self, mm: Mm) -> None:
-        """An address space is gone: its last thread ended, or executes another program."""
+        """Called when an address space is gone: its last thread ended, or executes another
+        program."""

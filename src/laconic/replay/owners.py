@@ -1,5 +1,5 @@
-"""Which call mapped each page of an address space last: the call that the cost of the page's first
-touch belongs to."""
+"""The call that last mapped each page of an address space; the cost of the page's first touch is
+attributed to that call."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import RangeMap
 
 _MAPPED = MAP | FILE
-#: Calls that map every page that they change, also if pages were mapped there before.
+#: Calls that map every page that they change, even if pages were mapped there before.
 _MAPPING = frozenset({"mmap", "shmat", "remap_file_pages"})
 
 
 class Owners:
     """The owner of each page of one address space: the label of the call that mapped it last.
 
-    A page that no call of the trace mapped belongs to `default`. `touched` counts the first touches
-    by owner, in pages.
+    Pages that no call of the trace mapped belong to `default`. `touched` counts first touches by
+    owner, in pages.
     """
 
     __slots__ = ("default", "pages", "touched")
@@ -55,7 +55,7 @@ class Owners:
         """
         name, args, result, changes, _ = call
         pages = self.pages
-        # The old places are read before the changes, which ascend, clear them.
+        # The old ranges are read before the changes, which ascend, clear them.
         moved = [
             (begin + start - source, stop + start - source, owner)
             for _, start, end, _, _, source in changes
@@ -77,5 +77,5 @@ class Owners:
             pages.set(begin, stop, owner)
 
     def grow(self, start: int, end: int, label: Hashable) -> None:
-        """Enter the growth of a stack. O(log n)."""
+        """Record the growth of a stack. O(log n)."""
         self.pages.set(start, end, label)

@@ -1,5 +1,5 @@
-"""A PAL beside a replay: it receives every change of a trace, as if it were the traced program's
-host."""
+"""A PAL attached to a replay: it receives every change of a trace, as if it were the traced
+program's host."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Refusal(NamedTuple):
 
 
 class PalFeed(Listener):
-    """Hands every change of a replay to a PAL, in the order of the trace.
+    """Passes every change of a replay to a PAL, in the order of the trace.
 
     `pal_for` is called once for each address space, and returns its PAL. The PAL receives a MAP for
-    each VMA with which the address space begins (the image of a program, or the copy that fork
-    makes), the changes of its calls, the growth of its stacks, and at its end an UNMAP for each VMA
-    that is left. Locks and other flags are those of the VMA.
+    each initial VMA of the address space (the image of a program, or the copy that fork makes), the
+    changes of its calls, the growth of its stacks, and at its end an UNMAP for each remaining VMA.
+    The VMA contains its locks and other flags.
 
-    The traced program received its host's results long ago, so a PAL cannot change what happens:
+    The traced program received its host's results long ago, so a PAL cannot change the replay:
     pages whose MAP it refused are unmapped like all others. `refusals` lists the changes that it
     refused. O(changes), and O(VMAs) for each address space.
     """
@@ -44,27 +44,27 @@ class PalFeed(Listener):
         self._pals: dict[Mm, Pal] = {}
 
     def started(self, mm: Mm) -> None:
-        """The image is mapped."""
+        """Map the image of a program."""
         self._map_all(mm)
 
     def forked(self, parent: Mm, child: Mm) -> None:
-        """The copy is mapped."""
+        """Map the child's copy."""
         self._map_all(child)
 
     def call_done(self, done: CallDone) -> None:
-        """The changes of a call are carried out."""
+        """Apply the changes of a call."""
         self._apply(done.thread.mm, done.changes)
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
-        """The changes of a call that has not ended yet are carried out."""
+        """Apply the changes of a call that has not ended yet."""
         self._apply(mm, changes)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
-        """Pages that the recorded host mapped without a call are mapped here too."""
+        """Map the pages that the recorded host mapped without a call."""
         self._apply(mm, changes)
 
     def ended(self, mm: Mm) -> None:
-        """Everything that is left is unmapped."""
+        """Unmap everything that is left."""
         if mm.space is not None:
             self._apply(
                 mm, [Change(UNMAP, start, end, None, vma) for start, end, vma in mm.space.held]
@@ -81,7 +81,7 @@ class PalFeed(Listener):
     def _apply(self, mm: Mm, changes: Iterable[Change]) -> None:
         pal = self._pals.get(mm)
         if pal is None:
-            return  # it is not known yet what is mapped; `started` follows
+            return  # the maps are not known yet; `started` follows
         for change in changes:
             try:
                 pal.apply(change)
@@ -93,8 +93,8 @@ class PalFeed(Listener):
 
 
 def check_pal(pal: object, what: str) -> None:
-    """Raise LaconicError if `pal`, which the message calls `what`, is not an object with the method
-    `apply`."""
+    """Raise LaconicError if `pal` is not an object with the method `apply`; the message calls it
+    `what`."""
     if isinstance(pal, type):
         raise LaconicError(f"{what} is the class {pal.__name__}: pass an object of the class")
     if not callable(getattr(pal, "apply", None)):

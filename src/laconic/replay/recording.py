@@ -22,7 +22,7 @@ Pal = Gramine | Edmm
 class PalRecord(NamedTuple):
     """One PAL call for `[start, end)`, in bytes: `alloc`, `free` or `protect`.
 
-    `old` and `new` are protections; `old` is None if the pages do not have the same. `kinds` are
+    `old` and `new` are protections; `old` is None if the pages' protections differ. `kinds` are
     `ChangeKind` bits. `lazy`: no page is committed yet. `single`: one PAL call for each page.
     """
 
@@ -38,15 +38,14 @@ class PalRecord(NamedTuple):
 
 
 class RecordingMeter(Meter):
-    """A meter with one sum of counts, and the PAL calls in order. `pal_calls` is for its owner to
-    clear."""
+    """A meter with one sum of counts, and the PAL calls in order. Its owner clears `pal_calls`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pal_calls: list[PalRecord] = []
 
     def at(self, process: int, call: Hashable) -> None:
-        """All work is counted in the same place."""
+        """Do nothing: all work is counted together."""
 
 
 class RecordingGramine(Gramine):
@@ -57,23 +56,24 @@ class RecordingGramine(Gramine):
     def alloc(
         self, start: int, end: int, prot: int, lazy: bool = False, by_page: bool = False
     ) -> None:
-        """Record the call, and carry it out."""
+        """Record the call, and execute it."""
         self._record("alloc", start, end, None, prot, MAP, lazy=lazy, single=by_page)
         super().alloc(start, end, prot, lazy, by_page)
 
     def free(self, start: int, end: int) -> None:
-        """Record the call, and carry it out."""
+        """Record the call, and execute it."""
         self._record("free", start, end, self._old(start, end)[0], None, UNMAP)
         super().free(start, end)
 
     def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:
-        """Record the call, and carry it out."""
+        """Record the call, and execute it."""
         old, kinds = self._old(start, end, prot | PROT_READ if prot & PROT_WRITE else prot)
         self._record("protect", start, end, old, prot, kinds, single=single)
         super().protect(start, end, prot, single)
 
     def _old(self, start: int, end: int, new: int = 0) -> tuple[int | None, int]:
-        # The permissions that the committed pages have, if they are equal; what Protect changes.
+        # Return the permissions of the committed pages, if they are equal, and the kinds of change
+        # that Protect makes.
         found = {had for _, _, had in self.pages.runs(start, end) if had is not None and had < LAZY}
         kinds = 0
         for had in found:
@@ -97,27 +97,27 @@ class RecordingGramine(Gramine):
 
 
 class RecordingEdmm(Edmm):
-    """Laconic's PAL; its meter is a `RecordingMeter`. Each run of committed pages is one record:
-    this PAL is not called for pages that do not change."""
+    """Laconic's PAL; its meter is a `RecordingMeter`. Each run of committed pages is one record,
+    because this PAL is not called for pages that do not change."""
 
     __slots__ = ()
 
     def commit(
         self, start: int, end: int, prot: int, contents: bool = False, source: int | None = None
     ) -> None:
-        """Record the call, and carry it out."""
+        """Record the call, and execute it."""
         self._record("alloc", start, end, None, prot, MAP)
         super().commit(start, end, prot, contents, source)
 
     def protect(self, changes: Iterable[tuple[int, int, int]]) -> None:
-        """Record the runs that change, and carry the call out."""
+        """Record the runs that change, and execute the call."""
         changes = list(changes)
         for start, end, had, prot in self.differing(changes):
             self._record("protect", start, end, had, prot, _kinds(had, prot))
         super().protect(changes)
 
     def trim(self, ranges: Iterable[Range]) -> None:
-        """Record the committed runs, and carry the call out."""
+        """Record the committed runs, and execute the call."""
         ranges = list(ranges)
         runs = join_ranges(
             (begin, stop)
@@ -138,8 +138,8 @@ class RecordingEdmm(Edmm):
 
 
 def recording(rule: type[Strategy], **options: Any) -> Maker:
-    """Return what makes the strategy with a PAL that records, or the strategy itself if it has none
-    of the two PALs. The meters must be `RecordingMeter`s; `options` are arguments of the class."""
+    """Return a maker of the strategy with a PAL that records, or of the unchanged strategy if it
+    uses neither PAL. The meters must be `RecordingMeter`s; `options` are arguments of the class."""
     if issubclass(rule, Libos):
         return partial(rule, pal_type=RecordingGramine, **options)
     if issubclass(rule, Classify):

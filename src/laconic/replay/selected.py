@@ -1,5 +1,5 @@
-"""A selection of calls between a replay and what counts them: the replay carries out every call,
-and only the selected ones are counted."""
+"""A selection of calls, applied between a replay and its listeners: the replay carries out every
+call, and only the selected ones are counted."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _AROUND = frozenset({*AROUND, TOUCH, OTHER})
 
 
 class Selected(Listener):
-    """Passes the ends of the selected calls to `listener`, and nothing else. `ledger` counts
-    them."""
+    """Passes only the ends of the selected calls to `listener`, and counts them in `ledger`."""
 
     def __init__(self, listener: Listener, selection: Selection) -> None:
         self._listener = listener
@@ -32,12 +31,12 @@ class Selected(Listener):
 
 
 def drop_unselected(enclaves: Enclaves, selection: Selection, programs: Sequence[Program]) -> None:
-    """Forget what the enclaves did for calls that are not selected.
+    """Remove the enclaves' work for calls that are not selected.
 
-    Touches of pages that a call mapped belong to that call, if `enclaves` count by owner. What a
-    library OS does around the calls (load, fork) is kept for the selected processes. It is dropped
-    if only some calls of a process are selected: it belongs to none of them. `programs` are those
-    that a replay has started, by number. O(labels).
+    If `enclaves` count by owner, touches of pages belong to the call that mapped the pages. The
+    library OS's work around the calls (load, fork) is kept for the selected processes. It is
+    dropped if only some calls of a process are selected, because it belongs to none of them.
+    `programs` are those that a replay has started, by number. O(labels).
     """
 
     def is_kept(number: int, label: Hashable) -> bool:
@@ -58,7 +57,7 @@ def drop_unselected(enclaves: Enclaves, selection: Selection, programs: Sequence
 
 
 def join_touches(enclaves: Enclaves) -> None:
-    """Count all touches under TOUCH, whoever mapped the pages. O(labels)."""
+    """Count all touches under TOUCH, whichever call mapped the pages. O(labels)."""
     for meter in enclaves.meters.values():
         tables: dict[tuple[int, Hashable], Counts] = {}
         for (number, label), counts in meter.tables.items():

@@ -1,5 +1,5 @@
-"""The upcalls of a replay: answered from what the trace holds of the call that is being
-replayed."""
+"""The upcalls of a replay, answered with the information that the trace contains about the current
+call."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
 from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT, READ, RESIDENT, VMA_START, Row
 
-#: The runs of a host's map that differed from what was held.
+#: The runs of a host's map that differed from the held map.
 Runs = list[tuple[int, int, Vma | None]]
 
 
 class Mm:
-    """One address space of the replay and how many threads live in it.
+    """One address space of the replay, and the number of threads that live in it.
 
-    `assumed` is what a log with no starting maps leaves open; `lossy`: the trace reports missing
-    data of it. `pid`, `number` and `program`, a path, are those of its program, `number` as in
-    `Replay.started`; -1 before the program's image is known. `was_running`: the program was running
-    before the recording began (`laconic attach`).
+    `assumed` contains what is assumed about an address space whose log has no initial maps.
+    `lossy`: the trace reports missing data about it. `pid`, `number` and `program` (a path)
+    identify its program, with `number` as in `Replay.started`; -1 before the program's image is
+    known. `was_running`: the program was running before the recording began (`laconic attach`).
     """
 
     __slots__ = (
@@ -53,8 +53,8 @@ class Mm:
 
 
 class Thread:
-    """One thread of the replay: `begun` is the call whose work was begun and whose end is still to
-    come; `answers` and `map_runs` are for its next call."""
+    """One thread of the replay. `begun` is the outcome of a call that has begun and not ended;
+    `answers` and `map_runs` are for its next call."""
 
     __slots__ = ("answers", "begun", "map_runs", "mm", "pid", "read_implies_exec")
 
@@ -69,11 +69,11 @@ class Thread:
 
 
 class RecordedUpcalls:
-    """Answers as the host did (`laconic.memory.upcalls.Upcalls`), for the call whose facts were put
-    here.
+    """Answers like the host did (`laconic.memory.upcalls.Upcalls`), from the recorded facts about
+    one call.
 
-    `guessed` is set where the trace does not hold an answer and one was made up that costs rather
-    than saves a host call.
+    `guessed` is set if the trace does not contain an answer; the assumed answer then costs a host
+    call rather than saving one.
     """
 
     __slots__ = ("files", "guessed", "knows_touched", "read_implies_exec", "row", "thread")
@@ -87,11 +87,11 @@ class RecordedUpcalls:
         self.guessed = False
 
     def open_file(self, fd: int) -> OpenFile | None:
-        """What the call's descriptor referred to."""
+        """Return the file of the call's descriptor."""
         return self.files.get(self.row.file)
 
     def untouched(self, start: int, end: int) -> bool:
-        """True where the trace knows that no page was touched."""
+        """Return True if the trace shows that no page was touched."""
         if not self.knows_touched:
             self.guessed = True
             return False
@@ -100,7 +100,7 @@ class RecordedUpcalls:
         return vma is not None and was_untouched(self.row.touched, start, end, vma.file is not None)
 
     def resident(self, start: int, end: int) -> bool:
-        """True where the trace knows that every page was in memory."""
+        """Return True if the trace shows that every page was in memory."""
         known = self.thread.answers.get(RESIDENT)
         if not known:
             self.guessed = True
@@ -108,15 +108,16 @@ class RecordedUpcalls:
         return bool(known.popleft()[0])
 
     def data_limit(self) -> int:
-        """RLIMIT_DATA in bytes, -1 for none."""
+        """Return RLIMIT_DATA in bytes, -1 for none."""
         return self._recorded(DATA_LIMIT, -1)
 
     def lock_limit(self) -> int:
-        """RLIMIT_MEMLOCK in bytes, -1 for none."""
+        """Return RLIMIT_MEMLOCK in bytes, -1 for none."""
         return self._recorded(LOCK_LIMIT, -1)
 
     def vma_start(self, address: int) -> int:
-        """Where the host's VMA that contains `address` began, 0 if the trace does not show it."""
+        """Return the start of the host's VMA that contains `address`, or 0 if the trace does not
+        show it."""
         return self._recorded(VMA_START, 0)
 
     def _recorded(self, answer: int, default: int) -> int:
@@ -124,17 +125,17 @@ class RecordedUpcalls:
         return known.popleft()[0] if known else default
 
     def read(self, address: int, length: int) -> bytes:
-        """The memory that was read at this call."""
+        """Return the memory that this call read."""
         known = self.thread.answers.get(READ)
         return known.popleft()[1] if known else b""
 
     def shown_file(self, fd: int, address: int, file: File) -> File:
-        """How the host showed the file of a new mapping."""
+        """Return the file of a new mapping as the host showed it."""
         shown = self.files.get(self.row.shown) if self.row.shown else None
         return file if shown is None else shown.file
 
     def maps(self) -> RangeMap[Vma]:
-        """The host's map at this call; what is held, where the trace has none."""
+        """Return the host's map at this call, or the held map if none was recorded."""
         space, runs = self.thread.mm.space, self.thread.map_runs
         assert space is not None
         return seen(space.held, runs.popleft() if runs else [])
@@ -153,7 +154,7 @@ class RecordedUpcalls:
 
 
 def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:
-    """The host's map, from what was held and the runs that differed. O(n)."""
+    """Return the host's map, from the held map and the runs that differed. O(n)."""
     host = held.copy()
     for start, end, vma in runs:
         host.set(start, end, vma)

@@ -1,2 +1,2 @@
-"""An SGX2 enclave as a host, modelled: the EPCM, the kernel's driver, the PAL that uses them, and
-what it all costs."""
+"""A model of an SGX2 enclave as a host: the EPCM, the kernel's driver, the PAL that uses them, and
+the costs."""

@@ -1,8 +1,8 @@
-"""What each counted thing costs, in cycles: data files in which every number has a low, a high, a
-source and a machine.
+"""Cost profiles: the cycles of each counted event. Profiles are data files in which every number
+has a low value, a high value, a source and a machine.
 
-An estimate is a range and is shown with its profile's name, never in place of the counts. Nobody
-has published a figure for all things: what is an assumption has no source, and is shown so.
+An estimate is a range, shown with its profile's name and never in place of the counts. No
+publication has numbers for all events: an assumption has no source, and is shown as such.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 from laconic.errors import LaconicError
 from laconic.sgx.meter import THINGS, Counts
 
-#: What is counted and has no price of its own.
+#: Counters without a cost.
 _FREE = ("untouched_pages", "open_windows")
-#: The things that cost cycles, in the order of the counts.
+#: The counters that cost cycles, in the order of the counts.
 COSTED = tuple(name for name in THINGS if name not in _FREE)
-#: The profile that is used where none is named.
+#: The default profile.
 DEFAULT = "published"
-#: Bytes of a file that are read at most: a slip of the hand names a device, or a trace.
+#: The maximum size of a profile in bytes: a mistyped path may name a device or a trace.
 _MOST = 1 << 20
 _DIRECTORY = files("laconic.sgx") / "profiles"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one thing costs: `low` to `high` cycles, by `source`, on `machine`. `note` says how it
-    was arrived at."""
+    """The cost of one counted event: `low` to `high` cycles, according to `source`, on `machine`.
+    `note` states how it was derived."""
 
     low: float
     high: float
@@ -48,8 +48,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class CostProfile:
-    """The cost of every thing in `COSTED`. `machine` is a line for people: what all the figures are
-    about."""
+    """The cost of every counter in `COSTED`. `machine` describes the machines of all costs in one
+    line."""
 
     name: str
     machine: str
@@ -57,20 +57,20 @@ class CostProfile:
 
     @property
     def sourced(self) -> bool:
-        """True where every figure has a source."""
+        """True if every cost has a source."""
         return not self.unsourced
 
     @property
     def unsourced(self) -> tuple[str, ...]:
-        """The things whose figures are assumptions."""
+        """The counters whose costs are assumptions."""
         return tuple(name for name in COSTED if not self.figures[name].sourced)
 
     def vector(self, high: bool) -> dict[str, float]:
-        """The low or the high cost of each thing, in cycles."""
+        """Return the low or the high cost of each counter, in cycles."""
         return {name: figure.high if high else figure.low for name, figure in self.figures.items()}
 
     def cycles(self, counts: Counts) -> tuple[float, float]:
-        """What `counts` cost at least and at most, in cycles.
+        """Return the minimum and maximum cost of `counts`, in cycles.
 
         >>> profile = load("published")
         >>> profile.cycles(Counts(host_calls=2)) == (2 * profile.figures["host_calls"].low,
@@ -85,7 +85,7 @@ class CostProfile:
         return low, high
 
     def lines(self) -> list[str]:
-        """One line a figure, for people: the range, the source or `no source`, the machine, the
+        """Return one line of text per cost: the range, the source or `no source`, the machine, the
         note."""
         return [
             f"{name}: {figure.low:,.0f} to {figure.high:,.0f} cycles; "
@@ -96,16 +96,16 @@ class CostProfile:
 
 
 def shipped() -> tuple[str, ...]:
-    """The names of the profiles that come with Laconic, sorted."""
+    """Return the names of the profiles that come with Laconic, sorted."""
     names = (entry.name for entry in _DIRECTORY.iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
 def load(path_or_name: str | Path = DEFAULT) -> CostProfile:
-    """The shipped profile of that name, or else the one in that file.
+    """Return the shipped profile of that name; if there is none, read the file at that path.
 
-    Raises LaconicError, with file, key, value and cure, where it cannot be read or says something
-    else than a profile.
+    Raises LaconicError, with file, key, value and fix, if the file cannot be read or is not a valid
+    profile.
     """
     place = str(path_or_name)
     try:
@@ -140,7 +140,7 @@ def load(path_or_name: str | Path = DEFAULT) -> CostProfile:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # an integer of thousands of digits; thousands of brackets
+    ) as error:  # an integer with thousands of digits; thousands of brackets
         raise LaconicError(
             f"{place}: is not TOML that can be read: {error}: write plain numbers and tables"
         ) from None

@@ -1,10 +1,10 @@
-"""What is counted of an enclave: every leaf, host call and fault, each for all pages that it was
-done to.
+"""The counters of an enclave: every SGX instruction, host call and fault, counted for all pages
+that it applies to.
 
-A PAL calls the methods of a `Meter` to act on its enclave. The meter itself only counts, which is
-what millions of calls need; `laconic.sgx.model.machine.Machine` is a meter that also carries each
-of them out on the modelled EPCM and driver, and so finds what the hardware would refuse. All ranges
-are bytes, page aligned, `[start, end)`.
+A PAL calls the methods of a `Meter` to act on its enclave. The meter itself only counts, because
+millions of calls need no more. `laconic.sgx.model.machine.Machine` is a meter that also executes
+each operation on the modelled EPCM and driver, and so detects what the hardware would refuse. All
+ranges are in bytes, page aligned, `[start, end)`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from laconic.memory.flags import PAGE_SHIFT
 
 @dataclass(slots=True)
 class Counts:
-    """What was done. Pages where a page is the unit, else times.
+    """Event counts, in pages if the event applies to a page, and in occurrences otherwise.
 
-    `host_calls`: OCALLs. `ioctls`: requests to the driver, several of which one host call can
-    carry. `eaug_faults`: faults that the driver resolves, each with an asynchronous exit: pages
-    that do not exist, which it adds by EAUG, and added pages without a page table entry.
-    `exceptions`: faults handled inside the enclave. `etrack_ipis`: tracking cycles with their
-    interrupts, one a page. Then the leaves. `pages_zeroed` and `pages_copied` are software's work.
-    `untouched_pages`: committed (or zeroed in place), and then not touched until they were given
-    back. `open_windows`: pages that were briefly accessible beyond the requested permissions.
+    `host_calls`: OCALLs. `ioctls`: requests to the driver; one host call can carry several.
+    `eaug_faults`: faults that the driver resolves, each with an asynchronous exit. They are for
+    pages that do not exist, which the driver adds by EAUG, and for added pages without a page table
+    entry. `exceptions`: faults handled inside the enclave. `etrack_ipis`: ETRACK cycles with their
+    IPIs, one per page. `ecreate` to `eremove`: SGX instructions. `pages_zeroed` and `pages_copied`:
+    work of software. `untouched_pages`: pages that were committed (or zeroed in place) and released
+    without having been touched. `open_windows`: pages that were briefly accessible beyond the
+    requested permissions.
     """
 
     host_calls: int = 0
@@ -52,26 +53,26 @@ class Counts:
     open_windows: int = 0
 
     def add(self, other: Counts) -> None:
-        """Adds another's figures to these."""
+        """Add the counts of `other` to these."""
         for name in THINGS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def as_dict(self) -> dict[str, int]:
-        """Every thing counted, by its name."""
+        """Return every count by its name."""
         return {name: getattr(self, name) for name in THINGS}
 
 
-#: The names of what is counted.
+#: The names of the counters.
 THINGS = tuple(field.name for field in fields(Counts))
 
 
 class Book:
-    """What meters write to. Meters of the same strategy may share one.
+    """The record that meters write to. Meters of the same strategy may share one.
 
-    `counts` is where the present work is entered, one of `tables`, which are by process and call.
-    `epc_pages` are committed now, over all enclaves, `peak_epc_pages` were at most. `exceeded` are
-    the limits that the library OS's settings state and that a program needed more of: the name of
-    the option → the most that one needed (bytes).
+    `counts` receives the current work. It is one of `tables`, which are keyed by process and call.
+    `epc_pages` is the number of pages committed now, over all enclaves; `peak_epc_pages` is its
+    maximum. `exceeded` records the limits in the library OS's settings that a program exceeded: the
+    name of the option → the largest size that a program needed (bytes).
     """
 
     __slots__ = ("counts", "epc_pages", "exceeded", "peak_epc_pages", "tables")
@@ -86,9 +87,9 @@ class Book:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Meter:
-    """Counts what is done to the enclaves of one strategy, in its `book`."""
+    """Counts the work done for the enclaves of one strategy, in its `book`."""
 
-    #: What a label's work is counted in.
+    #: The type of the counts of one label.
     counts_type: ClassVar[type[Counts]] = Counts
 
     def __init__(self) -> None:
@@ -96,7 +97,7 @@ class Meter:
 
     @property
     def counts(self) -> Counts:
-        """Where the present work is entered; `at` chooses it by process and call."""
+        """The counts that receive the current work; `at` selects them by process and call."""
         return self.book.counts
 
     @counts.setter
@@ -114,7 +115,7 @@ class Meter:
 
     @property
     def epc_pages(self) -> int:
-        """The pages that are committed now, over all enclaves."""
+        """The number of pages committed now, over all enclaves."""
         return self.book.epc_pages
 
     @epc_pages.setter
@@ -123,7 +124,7 @@ class Meter:
 
     @property
     def peak_epc_pages(self) -> int:
-        """The most pages that were committed at once."""
+        """The maximum number of pages that were committed at once."""
         return self.book.peak_epc_pages
 
     @peak_epc_pages.setter
@@ -132,17 +133,18 @@ class Meter:
 
     @property
     def exceeded(self) -> dict[str, int]:
-        """The most that a program needed of a limit that it exceeded, by the option's name."""
+        """For each exceeded limit, the largest size that a program needed (bytes), by the option's
+        name."""
         return self.book.exceeded
 
     def exceeds(self, option: str, size: int) -> None:
-        """A program needed `size` (bytes) of what `option` limits to less. O(1)."""
+        """Record that a program needed `size` bytes, more than `option` allows. O(1)."""
         if size > self.book.exceeded.get(option, 0):
             self.book.exceeded[option] = size
 
     def at(self, process: int, call: Hashable) -> None:
-        """From now on, count the work for this `call`, a label, of this `process`, a number of the
-        caller's. O(1)."""
+        """Count the following work for `call`, a label, and `process`, a number of the caller's
+        choice. O(1)."""
         key = process, call
         counts = self.book.tables.get(key)
         if counts is None:
@@ -150,7 +152,7 @@ class Meter:
         self.book.counts = counts
 
     def total(self) -> Counts:
-        """All that was done, whoever it was for. O(processes × calls)."""
+        """Return the sum of all tables. O(processes × calls)."""
         total = Counts()
         for counts in self.book.tables.values():
             total.add(counts)
@@ -159,16 +161,16 @@ class Meter:
     # Host calls, ioctls and faults
 
     def host_call(self, times: int = 1) -> None:
-        """OCALLs: each leaves the enclave and comes back."""
+        """Count OCALLs: each leaves the enclave and returns."""
         self.book.counts.host_calls += times
 
     def exception(self, times: int = 1) -> None:
-        """Faults that the enclave's own handler resolves."""
+        """Count faults that the enclave's own handler resolves."""
         self.book.counts.exceptions += times
 
     def restrict(self, start: int, end: int, prot: int) -> None:
-        """The ioctl RESTRICT_PERMISSIONS: EMODPR and a tracking cycle for each page. The host call
-        is not in it."""
+        """Count the ioctl RESTRICT_PERMISSIONS: EMODPR and an ETRACK cycle for each page. The
+        caller counts the host call."""
         pages = end - start >> PAGE_SHIFT
         counts = self.book.counts
         counts.ioctls += 1
@@ -176,8 +178,8 @@ class Meter:
         counts.etrack_ipis += pages
 
     def modify_types(self, start: int, end: int, page_type: int) -> None:
-        """The ioctl MODIFY_TYPES: EMODT and a tracking cycle for each page. The host call is not in
-        it."""
+        """Count the ioctl MODIFY_TYPES: EMODT and an ETRACK cycle for each page. The caller counts
+        the host call."""
         pages = end - start >> PAGE_SHIFT
         counts = self.book.counts
         counts.ioctls += 1
@@ -185,8 +187,8 @@ class Meter:
         counts.etrack_ipis += pages
 
     def remove(self, start: int, end: int) -> None:
-        """The ioctl REMOVE_PAGES: EREMOVE for each page, which leaves the EPC. The host call is not
-        in it."""
+        """Count the ioctl REMOVE_PAGES: EREMOVE for each page, which leaves the EPC. The caller
+        counts the host call."""
         pages = end - start >> PAGE_SHIFT
         counts = self.book.counts
         counts.ioctls += 1
@@ -194,16 +196,16 @@ class Meter:
         self.book.epc_pages -= pages
 
     def host_protect(self, start: int, end: int, prot: int) -> None:
-        """The host's mprotect of its own mapping of the enclave: a host call."""
+        """Count the host's mprotect of its own mapping of the enclave: one host call."""
         self.host_call()
 
-    # The enclave's own leaves
+    # The enclave's own instructions
 
     def eaug(self, start: int, end: int, faults: int | None = None) -> None:
-        """The driver adds pages that do not exist, by an EAUG for each; they are pending.
+        """Count one EAUG by the driver for each page; the pages did not exist, and are now pending.
 
-        None: each is touched, a fault of its own. Otherwise the driver adds them all in so many
-        `faults`.
+        If `faults` is None, each page is added by a fault of its own. Otherwise the driver adds all
+        pages in this number of `faults`.
         """
         pages = end - start >> PAGE_SHIFT
         counts = self.book.counts
@@ -214,51 +216,54 @@ class Meter:
             self.book.peak_epc_pages = now
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
-        """EACCEPT of each page: of a pending one (PENDING), a restricted one (PR), a new type
-        (MODIFIED)."""
+        """Count EACCEPT of each page. `request` is PENDING for a pending page, PR for a restricted
+        one, and MODIFIED for a new type."""
         self.book.counts.eaccept += end - start >> PAGE_SHIFT
 
     def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
-        """EACCEPTCOPY of pending pages, with `prot` at once; contents from `source` (bytes), a
-        staging page if None."""
+        """Count EACCEPTCOPY of pending pages, which have `prot` from then on. Their contents come
+        from `source` (bytes), or from a staging page if it is None."""
         self.book.counts.eacceptcopy += end - start >> PAGE_SHIFT
 
     def emodpe(self, start: int, end: int, prot: int) -> None:
-        """EMODPE: adds `prot` to each page's permissions."""
+        """Count EMODPE, which adds `prot` to each page's permissions."""
         self.book.counts.emodpe += end - start >> PAGE_SHIFT
 
-    # Software's work
+    # Work of software
 
     def zero(self, start: int, end: int) -> None:
-        """Writes zeroes over the pages, which must be writable."""
+        """Count zeroing of the pages, which must be writable."""
         self.book.counts.pages_zeroed += end - start >> PAGE_SHIFT
 
     def copy(self, pages: int) -> None:
-        """Copies this many pages."""
+        """Count copies of this many pages."""
         self.book.counts.pages_copied += pages
 
     def place(self, moves: Iterable[tuple[int, int, int]]) -> None:
-        """From now on, the pages of each `(start, end, target)` are called by the addresses from
-        `target` on: a library OS that chooses addresses itself has a mapping there that the trace
-        shows elsewhere. No work."""
+        """Give the pages of each `(start, end, target)` the addresses from `target` on, without any
+        work.
+
+        A library OS that chooses addresses itself has a mapping there that the trace shows
+        elsewhere.
+        """
 
     # Enclaves
 
     def create(self) -> None:
-        """A new enclave."""
+        """Count a new enclave."""
         self.book.counts.ecreate += 1
         self.book.counts.einit += 1
 
     def eadd(self, start: int, end: int) -> None:
-        """Pages are added while the enclave is built, before the program starts: EADD of each."""
+        """Count EADD of each page, while the enclave is built and before the program starts."""
         pages = end - start >> PAGE_SHIFT
         self.book.counts.eadd += pages
         self.book.epc_pages += pages
         self.book.peak_epc_pages = max(self.book.peak_epc_pages, self.book.epc_pages)
 
     def preheat(self, pages: int) -> None:
-        """Pages of a new enclave are added by EADD in one ioctl, and then read once: a fault for
-        each, which finds no page table entry."""
+        """Count pages of a new enclave that are added by EADD in one ioctl, and then read once.
+        Each read faults, because there is no page table entry."""
         counts = self.book.counts
         counts.ioctls += 1
         counts.eadd += pages
@@ -267,11 +272,11 @@ class Meter:
         self.book.peak_epc_pages = max(self.book.peak_epc_pages, self.book.epc_pages)
 
     def destroy(self, pages: int) -> None:
-        """An enclave ends: its `pages` go back to the driver."""
+        """Count the end of an enclave: its `pages` leave the EPC."""
         self.book.epc_pages -= pages
 
 
-#: What an EACCEPT asks for (SECINFO.FLAGS): bits 3 to 5 as the SDM has them.
+#: The request of an EACCEPT (SECINFO.FLAGS): bits 3 to 5, as in the SDM.
 PENDING, MODIFIED, PR = 8, 16, 32
 #: Page types (SECINFO.PT).
 PT_SECS, PT_TCS, PT_REG, PT_VA, PT_TRIM = range(5)

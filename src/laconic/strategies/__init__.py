@@ -28,7 +28,7 @@ SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
 
 
 class _Entry(NamedTuple):
-    # Where a strategy's class is, and the hosts for which it has a rule.
+    # The location of a strategy's class, and the hosts for which it has a rule.
     place: str
     hosts: tuple[str, ...]
 
@@ -88,7 +88,7 @@ def check_name(name: str, host: str, also: Iterable[str] = ()) -> None:
 
 
 def base_name(name: str) -> str:
-    """Return the name of a strategy of `NAMES` without its options; other names as they are.
+    """Return the name of a built-in strategy without its options, and any other name unchanged.
 
     >>> base_name("edmm-tuned:demand=8"), base_name("my_module:MyClass")
     ('edmm-tuned', 'my_module:MyClass')
@@ -98,7 +98,7 @@ def base_name(name: str) -> str:
 
 
 def full_name(name: str) -> str:
-    """Return `name` with its options in their order, so that equal settings have equal names.
+    """Return `name` with its options in a fixed order, so that equal settings have equal names.
 
     Raises LaconicError.
     """
@@ -147,9 +147,10 @@ def arguments(strategy: str | type[Strategy]) -> dict[str, Any]:
 
 
 def maker(strategy: str | type[Strategy]) -> Maker:
-    """Return what makes the enclaves of a strategy: its class, with the options in the name.
+    """Return the function that makes the enclaves of a strategy: its class, with the options in the
+    name.
 
-    Raises LaconicError as `strategy`.
+    Raises LaconicError, like `strategy`.
     """
     made = _class_for(strategy, SGX2)
     options = arguments(strategy)
@@ -157,10 +158,9 @@ def maker(strategy: str | type[Strategy]) -> Maker:
 
 
 def is_strict(strategy: str | type[Strategy]) -> bool:
-    """Return whether a strategy, with the options in its name, keeps the law Strict without
-    exception.
+    """Return whether a strategy, with the options in its name, never violates the law Strict.
 
-    Raises LaconicError as `strategy`.
+    Raises LaconicError, like `strategy`.
     """
     found = _class_for(strategy, SGX2)
     values = arguments(strategy).get("values")
@@ -187,8 +187,8 @@ _CHECKING: dict[HostRule, HostRule] = {}
 
 
 def _checking(rule: HostRule) -> HostRule:
-    # A user's rule whose results are checked. One rule has one checking rule, because equal rules
-    # are replayed once.
+    # A user's rule with a check of its results. Each rule has exactly one such wrapper, because
+    # equal rules are replayed only once.
     if rule in _CHECKING:
         return _CHECKING[rule]
 
@@ -206,8 +206,8 @@ def _checking(rule: HostRule) -> HostRule:
 
 
 def display_name(strategy: str | type[Strategy]) -> str:
-    """Return the name under which tables show a strategy: the string with which it is given, or the
-    `name` of a class.
+    """Return the name under which tables show a strategy: the given string, or the `name` of a
+    class.
 
     Raises LaconicError for a class that is not a strategy.
     """
@@ -245,7 +245,7 @@ def _class_for(strategy: str | type[Strategy], host: str) -> type[Strategy]:
 
 
 def _options(name: str) -> Options:
-    # The options that the strategy of a name with options has: OPTIONS of its module.
+    # The options of the strategy that `name` selects: OPTIONS of its module.
     base = base_name(name)
     module, _, _ = _REGISTRY[base].place.partition(":")
     options: Options | None = getattr(
@@ -259,7 +259,7 @@ def _options(name: str) -> Options:
 def _users_own(name: str) -> type[Strategy]:
     module, _, class_name = name.partition(":")
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as python -m does
+        sys.path.insert(0, os.getcwd())  # like python -m
     try:
         found = getattr(import_module(module), class_name, None)
     except (ImportError, ValueError) as error:
@@ -288,8 +288,8 @@ def _check_own_name(found: type[Strategy], name: str) -> None:
 
 
 def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
-    # A user's class needs what its host asks of it. With a rule for Linux alone it is a strategy
-    # for Linux, and may leave the methods for enclaves out.
+    # A user's class must define everything that its host needs. A class with a rule for Linux only
+    # is a strategy for Linux, and may omit the methods for enclaves.
     name = found.__name__ if name is None else name
     if host == LINUX and found.linux_rule is None:
         raise LaconicError(
@@ -306,8 +306,8 @@ def _check_rule(found: type[Strategy], name: str | None, host: str) -> None:
 
 
 def _missing(found: type[Strategy]) -> list[str]:
-    # The abstract methods that a class does not define. Strategy has no ABCMeta: compiled classes
-    # would share its cache of subclasses, and have no list of abstract methods.
+    # The abstract methods that a class does not define. Strategy does not use ABCMeta: compiled
+    # classes would share its cache of subclasses, and would have no list of abstract methods.
     from laconic.libos.strategy import ContinuingStrategy, Strategy
 
     missing = []
@@ -329,7 +329,7 @@ def _missing(found: type[Strategy]) -> list[str]:
 
 
 def _takes_three(rule: object) -> bool:
-    # Whether a rule can be called with a name, arguments and an outcome.
+    # Return whether a rule can be called with a name, arguments and an outcome.
     if not callable(rule):
         return False
     try:

@@ -1,10 +1,11 @@
-"""The bound: what no strict strategy can go below, with full knowledge of which pages are touched,
-and when.
+"""The bound: the lower limit for every strict strategy, computed with full knowledge of which pages
+are touched, and when.
 
-Leaves are counted page by page, each page's least over its whole history (`pagefloor`); host calls
-and ioctls call by call, those that some page cannot do without. docs/bound.md states it and proves
-it. Where a least is hard to find it may be lower, never higher. It is taken under one end of a cost
-profile's range; the floor of a range has two of them.
+SGX instructions are counted page by page, as the minimum over each page's whole history
+(`pagefloor`). Host calls and ioctls are counted call by call, if some page cannot do without them.
+docs/bound.md states the bound and proves it. If a minimum is hard to find, the bound may be lower,
+but never higher. It is computed for one end of a cost profile's range; a range therefore has two
+bounds.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ from laconic.strategies.pagefloor import (
     plus,
 )
 
-#: A run's value: the call in which its pages were live last, and what is open.
+#: The value of a page run: the call in which its pages were last live, and the open choices.
 Value = tuple[int, Shape]
 Run = tuple[int, int]
 _WORK = UNMAP | FILE | EXTEND | RESTRICT | ZERO
 #: Pages of a thread's stack in the library OS, without its guard page (Gramine's libos_thread.c).
 _THREAD_STACK = 7
-#: A page that mremap moved: to a page that does not exist; to one that does.
+#: A page that mremap moved: to a page that does not exist, or to one that does.
 _ARRIVE: Tally = (("eacceptcopy", 1), ("eaug", 1), ("eaug_faults", 1))
 _OVERWRITE: Tally = (("pages_copied", 1),)
 
@@ -50,11 +51,11 @@ _OVERWRITE: Tally = (("pages_copied", 1),)
 def bound(
     profile: CostProfile, high: bool = False
 ) -> Callable[[Meter, AddressSpace, Touches], Bound]:
-    """What makes bounds under the low or the high end of `profile`, in the way of every strategy's
-    class.
+    """Return a maker of bounds for the low or the high end of `profile`, with the signature of a
+    strategy's class.
 
-    The two ends may choose differently: the cycles of the bound are the low cycles of the counts of
-    the one, to the high cycles of the counts of the other.
+    The two ends may choose differently. The bound's cycles range from the low cycles of the low
+    end's counts to the high cycles of the high end's counts.
     """
     floor = PageFloor(profile.vector(high))
 
@@ -65,8 +66,8 @@ def bound(
 
 
 class Bound(Strategy):
-    """The floor of one enclave, under the costs of `floor`. Its `peak_epc_pages` are those of the
-    live pages alone."""
+    """The bound of one enclave, under the costs of `floor`. Its `peak_epc_pages` counts live pages
+    only."""
 
     name: ClassVar[str] = "bound"
 
@@ -76,29 +77,29 @@ class Bound(Strategy):
         super().__init__(meter, space, touches)
         self.hears_all = False
         self.floor = floor
-        #: Pages that are live, or have something open; no others are here, and so a
-        #: reservation costs nothing.
+        #: Pages that are live or have open choices. Other pages are not stored, so a reservation
+        #: costs nothing.
         self.pages: RangeMap[Value] = RangeMap()
         self._live: Value = 0, floor.live
         self._files: set[File] = set()
         self._now = 0
-        # In which calls the last two host calls, and the last two ioctls, were entered.
+        # The calls in which the last two host calls, and the last two ioctls, were counted.
         self._host_calls = self._ioctls = (-1, -1)
         self._threads = self._most_threads = self._committed = 0
 
-    # What the program does
+    # Events
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave; nothing of it is committed yet. O(1)."""
+        """Load a program into a new enclave; none of it is committed yet. O(1)."""
         self.meter.create()
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: nothing, before it is touched. O(1)."""
+        """Handle the growth of a stack: nothing is needed before it is touched. O(1)."""
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: the pages are live from here on. O(log n + k)."""
+        """Handle first touches: the pages are live from here on. O(log n + k)."""
         if vma.flags & (VM_IO | VM_PFNMAP):
-            return  # a device's pages have no place in an enclave
+            return  # a device's pages cannot be in an enclave
         floor, prot, file = self.floor, permissions(vma.flags), vma.is_from_disk
         if file:
             self._read(vma)
@@ -117,7 +118,7 @@ class Bound(Strategy):
             self._exist(entered)
 
     def call(self, call: MemoryCall) -> None:
-        """The least work of one memory call. O(changes log n)."""
+        """Count the minimum work of one memory call. O(changes log n)."""
         pages = self.pages
         changes = call.changes
         if not changes or (not pages.count and not self.floor.eager):
@@ -126,7 +127,7 @@ class Bound(Strategy):
             return
         name, args = call.name, call.args
         if name == "madvise" and args[2] == MADV_FREE:
-            return  # the contents stay, for all that anybody knows
+            return  # the contents may stay
         self._now += 1
         moved = self._moved(changes) if name == "mremap" else ()
         work = _Work(self)
@@ -146,7 +147,7 @@ class Bound(Strategy):
                 elif wanted.flags & VM_MAYSHARE:
                     event |= KEEPS
                 elif wanted.file is not None:
-                    # A page that was only read of its file has the file's contents still.
+                    # A page of the file that was only read still has the file's contents.
                     for begin, stop, how in self.touches.pages.runs(start, end):
                         work.step(begin, stop, event | KEEPS if how == CLEAN else event, wanted)
                     continue
@@ -155,16 +156,16 @@ class Bound(Strategy):
             work.step(start, end, event, wanted)
         work.done()
         for start, end, overlaid in moved:
-            # EACCEPTCOPY takes the contents from the old place; a page that may be there already
-            # they are copied over.
+            # EACCEPTCOPY takes the contents from the old address. If a page may already exist at
+            # the new one, they are copied over it.
             ways = (_ARRIVE, _OVERWRITE) if overlaid else (_ARRIVE,)
             self._enter(self.floor.cheapest(ways), end - start >> PAGE_SHIFT)
             self.pages.set(start, end, self._live)
             self._exist(end - start >> PAGE_SHIFT)
 
     def _nothing(self, change: Change) -> bool:
-        # A new mapping, or pages none of which was committed, and that no strategy would commit for
-        # this.
+        # True for a new mapping, and for pages that are not committed and that no strategy would
+        # commit for this.
         kind, start, end, wanted, held, source = change
         if held is None or source is not None:
             return source is None
@@ -175,8 +176,8 @@ class Bound(Strategy):
         return value is None and end <= stop
 
     def _moved(self, changes: Iterable[Change]) -> list[tuple[int, int, bool]]:
-        # What is live and goes elsewhere (mremap): its new place, and whether pages may be there.
-        # Those are forgotten.
+        # Return the new ranges of live pages that mremap moves, and whether pages may exist there.
+        # Those are removed.
         places = []
         for _, start, end, _, _, source in changes:
             if source is not None:
@@ -193,7 +194,7 @@ class Bound(Strategy):
                 moved.append((begin, stop, value is not None))
         return moved
 
-    # Entering
+    # Counting
 
     def _enter(self, tally: Tally, pages: int) -> None:
         counts = self.meter.counts
@@ -208,7 +209,7 @@ class Bound(Strategy):
             meter.peak_epc_pages = now
 
     def _leave(self, start: int, end: int, value: Value, tally: Tally) -> None:
-        # What is decided of pages that are not live any more.
+        # Count the decided cost of pages that are no longer live.
         pages = end - start >> PAGE_SHIFT
         if tally:
             self._enter(tally, pages)
@@ -217,8 +218,8 @@ class Bound(Strategy):
             self.meter.epc_pages -= pages
 
     def _need(self, since: int, host_calls: int, ioctls: int) -> None:
-        """So many are needed between the calls `since` and now; what was entered there already
-        serves. O(1)."""
+        """Count the host calls and ioctls needed between the call `since` and now, except those
+        already counted in that interval. O(1)."""
         first, last = self._host_calls
         for _ in range(host_calls - (first >= since) - (last >= since)):
             self.meter.counts.host_calls += 1
@@ -230,7 +231,7 @@ class Bound(Strategy):
             self._ioctls = (self._now if more > 1 else self._ioctls[1]), self._now
 
     def _read(self, vma: Vma) -> None:
-        # Contents of a file are the host's to give: one host call for each file at least.
+        # Only the host can provide a file's contents: at least one host call for each file.
         if vma.file is not None and vma.file not in self._files:
             self._files.add(vma.file)
             self.meter.counts.host_calls += 1
@@ -238,8 +239,8 @@ class Bound(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave: what only memory holds is written by the parent, and read by the
-        child. O(n)."""
+        """Return the child's enclave. The parent writes the contents that are only in memory, and
+        the child reads them. O(n)."""
         child = type(self)(self.meter, space, touches, self.floor)
         self.meter.create()
         self.meter.counts.host_calls += 1
@@ -261,8 +262,7 @@ class Bound(Strategy):
         pages = end - start >> PAGE_SHIFT
         ways: list[Tally] = [(("eacceptcopy", 1),)]
         if prot & RW == RW:
-            # Nothing runs in the child yet, so that nothing sees the page before its contents are
-            # there.
+            # The child is not running yet, so nothing can read the page before it has its contents.
             ways.append((("eaccept", 1),) if prot == RW else (("eaccept", 1), ("emodpe", 1)))
         common: Tally = (("eaug", 1), ("eaug_faults", 1), ("pages_copied", 2))
         self._enter(plus(common, self.floor.cheapest(ways)), pages)
@@ -271,30 +271,30 @@ class Bound(Strategy):
         return pages
 
     def thread(self) -> None:
-        """A thread begins: a stack in the library OS and a TCS, for as many as ever live at once.
-        O(1)."""
+        """Start a thread: count a stack in the library OS and a TCS for each thread above the
+        previous maximum. O(1)."""
         self._threads += 1
         if self._threads <= self._most_threads:
             return
         self._most_threads = self._threads
         self._enter(self.floor.commit(RW, False), _THREAD_STACK)
-        # A TCS has contents, which are written where EACCEPT has made the page writable, or come by
-        # EACCEPTCOPY.
+        # A TCS has contents. They are written after EACCEPT has made the page writable, or provided
+        # by EACCEPTCOPY.
         self._enter(self.floor.commit(RW, False), 1)
         self._enter((("eaccept", 1), ("emodt", 1), ("etrack_ipis", 1)), 1)
         if self._most_threads == 1:
-            # Who knows how many there will be makes all TCSs together: one ioctl, in whatever host
-            # call there was.
+            # A strategy that knows the number of threads makes all TCSs together: one ioctl, in an
+            # existing host call.
             self._enter((("ioctls", 1),), 1)
             self._need(0, 1, 0)
         self._exist(_THREAD_STACK + 1)
 
     def thread_ends(self) -> None:
-        """A thread ended: what it leaves serves the next. O(1)."""
+        """End a thread; the next one uses its stack and TCS. O(1)."""
         self._threads -= 1
 
     def end(self) -> None:
-        """The enclave is gone, and what is open is decided. O(n)."""
+        """End the enclave, and decide all open choices. O(n)."""
         for start, end, value in self.pages:
             if value[1] is not self.floor.live:
                 self._enter(self.floor.end(value[1]), end - start >> PAGE_SHIFT)
@@ -304,24 +304,25 @@ class Bound(Strategy):
 
 
 class _Work:
-    """What one call does to the pages of a bound; written only when all of it is known."""
+    """The effects of one call on the pages of a bound, which are written only after all of them are
+    known."""
 
     __slots__ = ("bound", "died", "either", "needs", "restricted", "trimmed", "writes")
 
     def __init__(self, bound: Bound) -> None:
         self.bound = bound
         self.writes: list[tuple[int, int, Value | None]] = []
-        #: Live pages that only an ioctl can do right: the runs of each kind, in ascending order.
+        #: Live pages that require an ioctl: the runs of each kind, in ascending order.
         self.trimmed: list[Run] = []
         self.restricted: list[Run] = []
         self.either: list[Run] = []
-        #: Whether contents died: then other live pages may be trimmed as well.
+        #: True if contents died: other live pages may then be trimmed as well.
         self.died = False
-        #: What pages need that were live once: since when, and how many host calls.
+        #: The needs of pages that were live earlier: since which call, and how many host calls.
         self.needs: list[tuple[int, int]] = []
 
     def unmap(self, start: int, end: int) -> None:
-        """Pages are unmapped: those that are live are given back within the call."""
+        """Unmap pages; live pages are released within the call."""
         bound = self.bound
         live = bound.floor.live
         for begin, stop, value in bound.pages.runs(start, end):
@@ -338,7 +339,7 @@ class _Work:
             self.writes.append((begin, stop, None))
 
     def step(self, start: int, end: int, event: int, wanted: Vma) -> None:
-        """Pages get other permissions or contents."""
+        """Give pages other permissions or contents."""
         bound = self.bound
         floor, eager = bound.floor, bound.floor.eager
         self.died |= bool(event & DIES)
@@ -378,7 +379,7 @@ class _Work:
         runs.append((start, end))
 
     def done(self) -> None:
-        """Enters the host calls and ioctls, and writes the pages' new values."""
+        """Count the host calls and ioctls, and write the pages' new values."""
         bound = self.bound
         if self.trimmed or self.restricted or self.either:
             ioctls = self._ioctls(self.restricted, 0) + 2 * self._ioctls(self.trimmed, 1)
@@ -389,9 +390,8 @@ class _Work:
             bound.pages.set(start, end, value)
 
     def _ioctls(self, runs: list[Run], kind: int) -> int:
-        # An ioctl is for one run of pages, and fails at a page that is not committed: as many as
-        # there are runs with such a page between them, where it costs more to have that page than
-        # to have the ioctl.
+        # An ioctl covers one page run, and fails at an uncommitted page. Runs separated by such a
+        # page therefore need separate ioctls if committing the page would cost more than an ioctl.
         if len(runs) < 2 or not self.bound.floor.separate[kind]:
             return len(runs[:1])
         count = 1

@@ -1,8 +1,8 @@
 """classify: every change carries its kind, and the PAL does only that kind (the proposal of
 Gramine's issue #1708).
 
-What is mapped is committed at once, reservations too, as upstream does; only MAP_NORESERVE waits
-for its first touch.
+Mapped memory, including reservations, is committed immediately, as in Gramine; only MAP_NORESERVE
+memory waits for its first touch.
 """
 
 from __future__ import annotations
@@ -48,24 +48,23 @@ from laconic.sgx.pal.edmm import RW, Edmm, PalError, permissions
 PAGE = 1 << PAGE_SHIFT
 #: Advice that drops pages.
 _DROPS_PAGES = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
-#: Pages of a thread's own stack in the library OS, its guard page not counted (Gramine's
-#: libos_thread.c).
+#: Pages of a thread's stack in the library OS, without its guard page (Gramine's libos_thread.c).
 THREAD_STACK = 7 * PAGE
-#: Where the library OS keeps what belongs to a thread: above all that a program can map; bytes a
-#: thread.
+#: The start of the library OS's memory for threads, above all addresses that a program can map; and
+#: the bytes per thread.
 _INTERNAL, _SLOT = TASK_SIZE + PAGE, 16 * PAGE
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Classify(Strategy):
-    """The rule `classify`; `laconic` differs in what it commits, and when."""
+    """The strategy `classify`; `laconic` differs in what it commits, and when."""
 
     name: ClassVar[str] = "classify"
     linux_rule: ClassVar[HostRule | None] = only_changes
     strict: ClassVar[bool] = True
     can_sync: ClassVar[bool] = True
-    #: Whether the ioctls of one step share a host call; whether all that is accessible is committed
-    #: at once.
+    #: `batch`: the ioctls of one step share a host call. `eager`: all accessible memory is
+    #: committed immediately.
     batch: ClassVar[bool] = False
     eager: ClassVar[bool] = True
 
@@ -84,36 +83,36 @@ class Classify(Strategy):
         self.pal_type = pal_type
         self.pal = self.make_pal(meter)
         self.left = self.pal.left
-        #: Files whose contents the host has given.
+        #: Files that the host has mapped, so that contents can be copied from them.
         self.hosted: set[File] = set()
         self.sizes = touches.sizes
         self.threads = self.slots = 0
 
     def make_pal(self, meter: Meter) -> Edmm:
-        """The PAL of a new process."""
+        """Return the PAL of a new process."""
         return self.pal_type(meter, self.batch, self.sync)
 
     def sibling(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the same strategy for another enclave."""
         return type(self)(self.meter, space, touches, sync=self.sync, pal_type=self.pal_type)
 
-    # What the program does
+    # Events
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave. O(entries)."""
+        """Load a program into a new enclave. O(entries)."""
         self.meter.create()
         for start, end, vma in entries:
             self.map(start, end, vma)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew. O(log n)."""
+        """Handle the growth of a stack. O(log n)."""
         self.map(start, end, vma)
 
     def call(self, call: MemoryCall) -> None:
-        """The work of one memory call. O(changes log n).
+        """Do the work of one memory call. O(changes log n).
 
-        Raises PalError where the host fails: nothing was done then, but for the ranges in its
-        `gone`, and for contents that the call throws away.
+        Raises PalError if the host fails. The enclave is then as before, except for the ranges in
+        the error's `gone`, and for contents that the call discards.
         """
         if not self.guards.count and (call.name != "madvise" or call.args[2] != MADV_GUARD_INSTALL):
             self._work(call)
@@ -151,8 +150,8 @@ class Classify(Strategy):
         self._several(call)
 
     def _guard(self, call: MemoryCall) -> None:
-        # A new mapping has no guard regions, whatever was there; mremap takes them along
-        # (move_ptes).
+        # A new mapping has no guard regions, regardless of the old one; mremap moves them with the
+        # pages (move_ptes).
         advice = call.args[2] if call.name == "madvise" else None
         moved = [
             (begin + change.start - change.source, stop + change.start - change.source)
@@ -176,7 +175,7 @@ class Classify(Strategy):
     def _several(self, call: MemoryCall) -> None:
         name, args = call.name, call.args
         if name == "madvise" and args[2] == MADV_FREE:
-            return  # the program may see the old contents still
+            return  # the program may still see the old contents
         gone: list[tuple[int, int]] = []
         protected: list[tuple[int, int, int]] = []
         opened: list[tuple[int, int, Vma]] = []
@@ -208,9 +207,9 @@ class Classify(Strategy):
             if source is not None and wanted is not None and wanted.flags & VM_MAYSHARE:
                 before += self.pal.committed.runs(
                     source, source + end - start
-                )  # which may be no change
+                )  # which may have no change of its own
         try:
-            # What can be taken back comes first.
+            # Work that can be undone comes first.
             if protected:
                 self.pal.protect(protected)
             for change in fresh:
@@ -224,13 +223,13 @@ class Classify(Strategy):
         except PalError as refused:
             self._take_back(before, fresh, renewed)
             if name == "madvise":
-                refused.gone = []  # still mapped, and new at the next touch
+                refused.gone = []  # still mapped, and zeroed at the next touch
             raise
 
     def _dropped(self, change: Change, wanted: Vma) -> list[Change]:
-        # The parts of pages that advice drops (zap_page_range_single) which get other contents by
-        # it. Shared memory keeps its contents, and so does what nobody has written of a file: these
-        # pages stay, and count as untouched from now on.
+        # Return the parts of the pages dropped by advice (zap_page_range_single) whose contents
+        # change. Shared memory keeps its contents, as do unwritten pages of a file: these pages
+        # stay, and count as untouched from now on.
         if wanted.file is None:
             return [change]
         parts = []
@@ -244,8 +243,8 @@ class Classify(Strategy):
     def _take_back(
         self, before: list[tuple[int, int, int | None]], fresh: list[Change], renewed: list[Change]
     ) -> None:
-        # A call failed half way: what it has committed goes, and what was there is accessible as it
-        # was.
+        # A call failed halfway: remove the pages that it committed, and restore access to the
+        # earlier ones.
         with suppress(PalError):
             self.pal.discard(
                 (change.start, change.end) for change in fresh if change.source is not None
@@ -256,7 +255,7 @@ class Classify(Strategy):
         try:
             self.pal.protect(was)
         except PalError:
-            # What was to lose its contents can go altogether.
+            # Pages that were to lose their contents may be removed.
             for change in renewed:
                 with suppress(PalError):
                     self.pal.discard([(change.start, change.end)])
@@ -273,17 +272,17 @@ class Classify(Strategy):
             self.unmap([(start, end)])
         self.move(start, end, wanted, source)
 
-    # What that means for the enclave
+    # The effects on the enclave
 
     def lazy(self, vma: Vma) -> bool:
-        """True where pages wait for their first touch."""
+        """Return whether pages wait for their first touch."""
         return bool(vma.flags & VM_NORESERVE) and vma.file is None
 
     def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
-        """Pages were mapped, none of which is committed; of a file, those past its end do not
-        exist. O(log n).
+        """Handle newly mapped pages, none of which is committed. Pages past the end of a file do
+        not exist. O(log n).
 
-        `populate`: the program asks for all of them at once.
+        `populate`: the program requests all of them immediately.
         """
         if not vma.flags & (VM_IO | VM_PFNMAP) and (
             (populate and vma.flags & VM_PROT) or not self.lazy(vma)
@@ -294,11 +293,12 @@ class Classify(Strategy):
                 self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more, or were mapped again as they are."""
+        """Handle pages that were inaccessible and now are accessible, or that were mapped again
+        unchanged."""
 
     def commit(self, start: int, end: int, vma: Vma) -> None:
-        """Commits pages that do not exist, with the contents that they have; guard regions stay
-        out. O(log n)."""
+        """Commit pages that do not exist, with their contents; guard regions are skipped.
+        O(log n)."""
         for begin, stop, guard in (
             self.guards.runs(start, end) if self.guards.count else [(start, end, None)]
         ):
@@ -307,23 +307,25 @@ class Classify(Strategy):
                 self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
 
     def host(self, vma: Vma) -> bool:
-        """True where pages of `vma` have a file's contents; the host has then given them. O(1)."""
+        """Return whether pages of `vma` have a file's contents; if so, let the host map the file.
+        O(1)."""
         file = vma.file
         if file is None or not file.is_on_disk:
             return False
         if file not in self.hosted:
-            # The host maps all of the file, outside of the enclave, from where contents are copied.
+            # The host maps the whole file once outside the enclave, and contents are copied from
+            # there.
             self.hosted.add(file)
             self.meter.host_call()
         return True
 
     def unmap(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Pages were unmapped: those that are committed are given back. O(log n + k)."""
+        """Handle unmapped pages: release the committed ones. O(log n + k)."""
         self.pal.trim(ranges)
 
     def renew(self, changes: Iterable[Change], advice: int | None) -> None:
-        """Mapped pages lost their contents: by madvise with `advice`, or by another mapping (None).
-        O(log n + k)."""
+        """Handle mapped pages that lost their contents: by madvise with `advice`, or by another
+        mapping (None). O(log n + k)."""
         trimmed: list[tuple[int, int, Vma]] = []
         for _, start, end, vma, _, _ in changes:
             assert vma is not None
@@ -337,8 +339,8 @@ class Classify(Strategy):
                 self.map(start, end, vma)
 
     def overwrite(self, start: int, end: int, vma: Vma) -> None:
-        """Gives the committed pages, which are writable, the contents of a new mapping. O(log n +
-        k)."""
+        """Give the committed pages, which are writable, the contents of a new mapping.
+        O(log n + k)."""
         meter = self.meter
         for begin, stop, prot in self.pal.committed.runs(start, end):
             if prot is not None:
@@ -349,15 +351,15 @@ class Classify(Strategy):
                 meter.counts.untouched_pages += self.touches.count(begin, stop)
 
     def move(self, start: int, end: int, vma: Vma, source: int) -> None:
-        """Pages get the contents of those at `source`, which are given back after that. O(log n +
-        k)."""
+        """Give pages the contents of those at `source`, and then release the latter.
+        O(log n + k)."""
         prot, by, meter = permissions(vma.flags), start - source, self.meter
         for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
             if had is None:
                 continue
             if not had & PROT_READ:
-                # What may not be read cannot be copied: the one case in which a page is opened for
-                # that.
+                # EACCEPTCOPY must read the source, so an unreadable page is made readable
+                # temporarily; no other path does this.
                 meter.counts.open_windows += stop - begin >> PAGE_SHIFT
                 self.pal.protect([(begin, stop, had | PROT_READ)])
             self.pal.commit(begin + by, stop + by, prot, source=begin)
@@ -369,8 +371,8 @@ class Classify(Strategy):
                 self.pal.protect([(begin, stop, had)])  # the source stays (MREMAP_DONTUNMAP)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: what is not committed is, page by page, by the enclave's page-fault
-        handler. O(log n + k)."""
+        """Handle first touches: the enclave's page-fault handler commits uncommitted pages, page by
+        page. O(log n + k)."""
         committed = self.pal.committed
         _, stop, prot = committed.find(start)
         if prot is None or stop < end:
@@ -380,11 +382,11 @@ class Classify(Strategy):
         self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
     def page_fault(self, address: int, access: int) -> int:
-        """The enclave's handler of a fault at `address` by an `access` (PROT_READ, PROT_WRITE or
-        PROT_EXEC).
+        """Handle a fault in the enclave at `address`, caused by an `access` (PROT_READ, PROT_WRITE
+        or PROT_EXEC).
 
-        The bookkeeping says what is mapped there. Returns the signal that the program deserves, or
-        0: the page is there now. O(log n).
+        The bookkeeping states what is mapped there. Returns the signal for the program, or 0 if the
+        page is committed now. O(log n).
         """
         start = address & PAGE_MASK
         vma = self.space.vmas.get(start)
@@ -395,20 +397,20 @@ class Classify(Strategy):
         try:
             self.touch(start, start + PAGE, vma)
         except PalError:
-            return signal.SIGBUS  # as the kernel where it has no page to give (VM_FAULT_SIGBUS)
+            return signal.SIGBUS  # like the kernel if it has no free page (VM_FAULT_SIGBUS)
         return 0
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """Touched pages that do not exist. O(log n)."""
+        """Handle a fault on touched pages that do not exist. O(log n)."""
         self.meter.exception(end - start >> PAGE_SHIFT)
         self.commit(start, end, vma)
 
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, with the pages sent that only memory holds. O(n).
+        """Return the child's enclave, to which pages that are only in memory have been sent. O(n).
 
-        Raises PalError where the host has no room for them.
+        Raises PalError if the EPC has no room for them.
         """
         child = self.sibling(space, touches)
         child.guards = self.guards.copy()
@@ -425,13 +427,13 @@ class Classify(Strategy):
             child.end()
             raise
         if sent:
-            self.meter.host_call(2)  # one writes, one reads
+            self.meter.host_call(2)  # one write, one read
             self.meter.copy(sent)
         return child
 
     def _send(self, start: int, end: int, vma: Vma, child: Classify) -> int:
-        # The committed pages whose contents are nowhere else go to the child; those that the file
-        # has are read again.
+        # Send the child the committed pages whose contents are nowhere else. Pages with a file's
+        # contents are read from the file again.
         prot, sent = permissions(vma.flags), 0
         for begin, stop, had in self.pal.committed.runs(start, end):
             if had is None:
@@ -445,10 +447,10 @@ class Classify(Strategy):
         return sent
 
     def thread(self) -> None:
-        """A thread begins: its stack in the library OS, whose guard page is never committed, and
-        its TCS. O(log n).
+        """Start a thread: its stack in the library OS, whose guard page is never committed, and its
+        TCS. O(log n).
 
-        Raises PalError; the next thread uses what there is of the stack then.
+        Raises PalError; the next thread then uses the part of the stack that exists.
         """
         if self.threads == self.slots:
             at = _INTERNAL + self.slots * _SLOT
@@ -460,12 +462,12 @@ class Classify(Strategy):
                     self.pal.commit(begin, stop, RW)
             self.pal.add_tcs(tcs)
             self.slots += 1
-        self.threads += 1  # else what an ended thread left is used again
+        self.threads += 1  # a free slot of an ended thread is used first
 
     def thread_ends(self) -> None:
-        """A thread ended. O(1)."""
+        """End a thread. O(1)."""
         self.threads -= 1
 
     def end(self) -> None:
-        """The enclave is gone. O(n)."""
+        """End the enclave. O(n)."""
         self.meter.destroy(self.pal.pages())

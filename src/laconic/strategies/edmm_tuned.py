@@ -1,7 +1,7 @@
 """edmm-tuned: Gramine with the EDMM optimizations of Dhanraj et al. 2025 (arXiv 2504.16251).
 
-The paper names pre-allocation, batch allocation, contiguous demand allocation and lazy freeing.
-What each does, in which order, is that of the authors' public development code, in which the
+The paper names pre-allocation, batch allocation, contiguous demand allocation and lazy freeing. The
+effects of each, and their order, are those of the authors' public development code, in which the
 options are called `preheat_enclave_size`, `edmm_batch_allocation` or `edmm_range_alloc`,
 `edmm_demand_paging` and `edmm_lazyfree_th`. The paper's own values are not published; those of
 `SETTINGS` are from the authors' scripts.
@@ -21,8 +21,8 @@ options are called `preheat_enclave_size`, `edmm_batch_allocation` or `edmm_rang
   addresses are trimmed, whole.
 
 The law Strict does not hold. `open_windows` counts pages that have wider permissions than
-requested, each time they come to have them: pre-heated pages, freed pages that stay, pages of a
-demand window, and pages that are RW until their allocation is over.
+requested, each time they get them: pre-heated pages, freed pages that stay, pages of a demand
+window, and pages that are RW until their allocation is over.
 
 Assumptions, each in favor of this strategy:
 
@@ -78,18 +78,18 @@ from laconic.sgx.pal.edmm import permissions
 from laconic.sgx.pal.gramine import RW, remove_run
 from laconic.strategies.options import Option, Options, choice, number, parse_size, show_size
 
-#: A thread's stack in the LibOS, above all that a program can map.
+#: A thread's stack in the LibOS, above all addresses that a program can map.
 THREAD_STACK: Final = 7 * PAGE_SIZE
 _SLOTS: Final = TASK_SIZE + PAGE_SIZE
 _SLOT: Final = 16 * PAGE_SIZE
 NONE, FAULT, MADVISE = "none", "fault", "madvise"
-#: The most pages that a fault can commit: far more than any script uses.
+#: The maximum number of pages that a fault can commit: far more than any script uses.
 _MOST_DEMAND: Final = 1 << 20
 
 
 class Tuning(NamedTuple):
-    """The options. `preheat` and `heap` in bytes, `demand` in pages per fault (0: at once),
-    `lazyfree` in percent of `heap`."""
+    """The options. `preheat` and `heap` are in bytes, `demand` in pages per fault (0: everything is
+    committed at allocation), `lazyfree` in percent of `heap`."""
 
     preheat: int = 0
     demand: int = 0
@@ -99,7 +99,8 @@ class Tuning(NamedTuple):
 
     @property
     def threshold(self) -> int:
-        """The bytes above which the pool of freed pages is trimmed; 0: there is no pool."""
+        """The size above which the pool of freed pages is trimmed, in bytes; 0 means that there is
+        no pool."""
         return self.heap * self.lazyfree // 100
 
 
@@ -108,9 +109,9 @@ class Pal:
     O(log n + runs).
 
     `vmas`: the requested permission of each allocated page; equal neighbors merge. `committed`: the
-    EPCM permission of each page in the EPC, those of the pool too. `pool`: freed ranges that stay,
-    with the permission that they had. `preheated`: addresses whose pages are pre-heated. Raises
-    `SgxError` if the host fails, with nothing rolled back.
+    EPCM permission of each page in the EPC, including those of the pool. `pool`: freed ranges that
+    stay, with the permission that they had. `preheated`: addresses whose pages are pre-heated.
+    Raises `SgxError` if the host fails; nothing is then rolled back.
     """
 
     __slots__ = ("committed", "meter", "pending", "pool", "preheated", "room", "tuning", "vmas")
@@ -122,12 +123,12 @@ class Pal:
         self.committed: RangeMap[int] = RangeMap()
         self.pool: RangeMap[int] = RangeMap()
         self.preheated: RangeMap[bool] = RangeMap()
-        #: Bytes of the pool, and pre-heated bytes that no address has yet.
+        #: Bytes of the pool, and pre-heated bytes that have no address yet.
         self.pending = 0
         self.room = 0
 
     def start(self) -> None:
-        """The enclave is built: the pre-heated pages are added."""
+        """Build the enclave: add the pre-heated pages."""
         self.room = self.tuning.preheat
         pages = self.room >> PAGE_SHIFT
         if pages:
@@ -140,14 +141,13 @@ class Pal:
         return committed + self.room >> PAGE_SHIFT
 
     def runs(self, start: int, end: int) -> list[Range]:
-        """Return the longest runs of committed pages in `[start, end)`."""
+        """Return the maximal runs of committed pages in `[start, end)`."""
         return join_ranges((begin, stop) for begin, stop, _ in self.committed.parts(start, end))
 
     # Allocation
 
     def alloc(self, start: int, end: int, prot: int) -> None:
-        """Allocate `[start, end)`; a part of it may be allocated already, and loses its
-        contents."""
+        """Allocate `[start, end)`. Parts of it that are allocated already lose their contents."""
         tuning, vmas = self.tuning, self.vmas
         if tuning.batch == FAULT:
             opened = prot != PROT_RWX
@@ -181,8 +181,8 @@ class Pal:
             self.protect(start, end, prot)
 
     def _preheat(self, start: int, end: int) -> None:
-        # Give pre-heated pages to the end of a new range, as long as there are any. Addresses that
-        # have some keep them.
+        # Give pre-heated pages to the end of a new range while there are any left. Addresses that
+        # already have some keep them.
         for begin, stop, hot in reversed(list(self.preheated.runs(start, end))):
             if not self.room:
                 break
@@ -199,7 +199,7 @@ class Pal:
         return [(begin, stop) for begin, stop, hot in runs if hot is None]
 
     def _from_pool(self, start: int, end: int, changes: list[tuple[int, int, int]]) -> list[Range]:
-        # Take the pool's pages in this range, with the permission that they have; return the rest.
+        # Take the pool's pages in this range, with their current permission; return the rest.
         if not self.pool.count:
             return [(start, end)]
         fragments: list[Range] = []
@@ -241,8 +241,8 @@ class Pal:
     # First touches
 
     def touch(self, start: int, end: int) -> None:
-        """Allocated pages are touched, from the lowest up: those that are not committed are, each
-        window in an exception."""
+        """Handle touches of allocated pages, from the lowest up: uncommitted pages are committed,
+        one window per exception."""
         window = max(self.tuning.demand, 1) << PAGE_SHIFT
         at = start
         while at < end:
@@ -250,13 +250,13 @@ class Pal:
             if prot is not None:
                 at = stop
                 continue
-            # Windows within pages that all are touched and uncommitted are done at once.
+            # Windows whose pages are all touched and uncommitted are handled together.
             count = max((min(stop, end) - at) // window, 1)
             self._windows(at, at + count * window, count)
             at += count * window
 
     def _windows(self, start: int, end: int, count: int) -> None:
-        # `count` faults commit what is allocated of `[start, end)` and is not committed.
+        # `count` faults commit the allocated but uncommitted pages of `[start, end)`.
         absent = [
             (low, high, prot)
             for begin, stop, prot in self.vmas.parts(start, end)
@@ -280,7 +280,7 @@ class Pal:
     # Permissions
 
     def protect(self, start: int, end: int, prot: int) -> None:
-        """Change the permission of what is allocated in `[start, end)`."""
+        """Change the permission of the allocated pages in `[start, end)`."""
         counts = self.meter.counts
         if self.tuning.batch == FAULT:
             if prot != PROT_RWX:
@@ -317,7 +317,7 @@ class Pal:
     # Freeing
 
     def free(self, start: int, end: int, touches: Touches) -> None:
-        """Free what is allocated in `[start, end)`, whose pages are touched as `touches` states."""
+        """Free the allocated pages in `[start, end)`; `touches` contains their touched pages."""
         counts = self.meter.counts
         freed: list[tuple[int, int, int]] = []
         for begin, stop, prot in list(self.vmas.runs(start, end)):
@@ -372,8 +372,8 @@ def _check(values: Mapping[str, Any]) -> None:
         )
 
 
-#: The paper's names, each of the last four with what the one before has. The values 64M, 1, 8 and
-#: 15 are those of the authors' scripts and code, not the paper's, which are unknown.
+#: The paper's names. Each of the last four includes the options of the one before. The values 64M,
+#: 1, 8 and 15 are from the authors' scripts and code; the paper's own are unknown.
 _SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {
     "static": {"preheat": Tuning().heap},
     "edmm": {},
@@ -423,14 +423,14 @@ class EdmmTuned(Strategy):
         self.values = values
         self.pal = Pal(meter, Tuning(**values))
         self.sizes = touches.sizes
-        #: The stacks of threads, and those of ended ones.
+        #: The stacks of running threads, and those of ended ones.
         self._threads: list[int] = []
         self._idle: list[int] = []
 
-    # What the program does
+    # Events
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave. O(entries)."""
+        """Load a program into a new enclave. O(entries)."""
         self.meter.create()
         self.pal.start()
         for start, end, vma in entries:
@@ -450,19 +450,21 @@ class EdmmTuned(Strategy):
             self._apply(changes)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: windows of uncommitted pages are committed. O(log n + windows)."""
+        """Handle first touches: windows of uncommitted pages are committed. O(log n + windows)."""
         pal = self.pal
         _, stop, prot = pal.committed.find(start)
         if prot is None or stop < end:
             for begin, stop, prot in list(pal.vmas.runs(start, end)):
                 if prot is None:
-                    # Past the end of its file when it was mapped; the file has grown since.
+                    # When the page was mapped, it was past the end of its file; the file has grown
+                    # since.
                     self._map(begin, stop, vma, whole=True)
             pal.touch(start, end)
         self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: it was allocated in its full size before, in one piece. O(log n)."""
+        """Handle the growth of a stack, which was allocated earlier in its full size, in one piece.
+        O(log n)."""
         before = self.meter.counts.host_calls
         self._map(start, end, vma)
         self.meter.counts.host_calls = before
@@ -471,7 +473,7 @@ class EdmmTuned(Strategy):
         end = start + page_align(args[1])
         if changes:
             end = max(end, changes[-1].end)  # huge pages round up
-        # Memory that was there loses its contents in place.
+        # Existing memory loses its contents in place.
         self.meter.counts.untouched_pages += self.touches.count(start, end)
         for begin, stop, vma in self.space.vmas.parts(start, end):
             self._map(begin, stop, vma)
@@ -489,7 +491,7 @@ class EdmmTuned(Strategy):
                 self._clear(start, end)
 
     def _apply(self, changes: tuple[Change, ...]) -> None:
-        # What is moved is moved before its source is freed.
+        # Pages are moved before their source is freed.
         for change in changes:
             if change.source is not None and change.wanted is not None:
                 self._move(change.start, change.end, change.source, change.wanted)
@@ -525,7 +527,8 @@ class EdmmTuned(Strategy):
             self.pal.protect(*pending)
 
     def _clear(self, start: int, end: int) -> None:
-        # madvise_dontneed_visitor: pages that are not writable are, while they are set to zero.
+        # madvise_dontneed_visitor: pages that are not writable become so while they are set to
+        # zero.
         pal = self.pal
         for begin, stop, prot in list(pal.vmas.runs(start, end)):
             if prot is None or not pal.runs(begin, stop):
@@ -540,7 +543,7 @@ class EdmmTuned(Strategy):
                 pal.protect(begin, stop, prot)
 
     def _move(self, start: int, end: int, source: int, vma: Vma) -> None:
-        # mremap: allocates the target and copies. What happens to the source is another change.
+        # mremap: allocates the target and copies. Another change handles the source.
         pal, meter, distance = self.pal, self.meter, start - source
         pal.free(start, end, self.touches)
         prot = permissions(vma.flags)
@@ -558,7 +561,7 @@ class EdmmTuned(Strategy):
             if not had & PROT_READ and self.space.vmas.get(begin) is not None:
                 pal.protect(begin, stop, had)
         pal.protect(start, end, prot)
-        # The touched pages move along (`Touches.apply`).
+        # The touched pages move with them (`Touches.apply`).
         meter.counts.untouched_pages -= self.touches.count(source, source + end - start)
 
     # Memory in the enclave
@@ -579,7 +582,7 @@ class EdmmTuned(Strategy):
         if not vma.is_from_disk:
             pal.alloc(start, end, prot)
             return
-        # The contents are copied in, which touches the pages.
+        # Copying the contents in touches the pages.
         pal.alloc(start, end, prot | RW)
         pal.touch(start, end)
         self.meter.host_call()
@@ -591,8 +594,8 @@ class EdmmTuned(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """Return the child's enclave: what memory holds is sent to it, and allocated there.
-        O(n)."""
+        """Return the child's enclave; contents that are only in memory are sent to it, and
+        allocated there. O(n)."""
         child = type(self)(self.meter, space, touches, values=self.values)
         self.meter.host_call()
         self.meter.create()
@@ -630,7 +633,7 @@ class EdmmTuned(Strategy):
         return _pages(committed)
 
     def thread(self) -> None:
-        """A thread begins: its stack in the LibOS is allocated and used. O(log n)."""
+        """Start a thread: its stack in the LibOS is allocated and used. O(log n)."""
         slot = self._idle.pop() if self._idle else _SLOTS + len(self._threads) * _SLOT
         self._threads.append(slot)
         # The LibOS's own pages do not count as untouched.
@@ -640,19 +643,19 @@ class EdmmTuned(Strategy):
         self.meter.counts.untouched_pages = untouched
 
     def thread_ends(self) -> None:
-        """A thread ended: its stack is freed. O(log n)."""
+        """End a thread: its stack is freed. O(log n)."""
         if self._threads:
             slot = self._threads.pop()
             self._idle.append(slot)
             self.pal.free(slot, slot + THREAD_STACK, self.touches)
 
     def end(self) -> None:
-        """The enclave is gone. O(n)."""
+        """End the enclave. O(n)."""
         self.meter.destroy(self.pal.count())
 
 
 def _is_own(touches: Touches, start: int, end: int) -> bool:
-    # Whether some page there has contents that only memory holds.
+    # Return whether some page there has contents that are only in memory.
     return any(how == OWN for _, _, how in touches.pages.runs(start, end))
 
 

@@ -1,15 +1,15 @@
-"""every-call: what upstream Gramine does with EDMM. Each call reaches the PAL for its whole range,
+"""every-call: Gramine with EDMM as it is today. Each call reaches the PAL for its whole range,
 changed or not.
 
-Not upstream's, where upstream has nothing: mremap, which it does not support, is what the C library
-then does (another mapping of the new size, a copy, an munmap; a shorter one is an munmap of the
-tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have cost
-within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child learns
-which pages are uncommitted: upstream forgets it, and the child fails on them.
+Some calls have no counterpart in Gramine. It does not support mremap, so the C library's fallback
+is modelled (another mapping of the new size, a copy, an munmap; for a shorter size, an munmap of
+the tail). A stack or a heap that grows beyond the limits of the manifest costs what it would have
+cost within them. Calls that only the host can describe (shmat) are a plain Alloc. A forked child
+receives the list of uncommitted pages; Gramine loses it, and its child fails on them.
 
-The options switch changes to Gramine on, each by itself (`laconic.sgx.pal.switches`):
-`every-call:store=on,demand=16`. They are options of this strategy and no strategy of their own,
-because without any of them they are this strategy, to which each of them is compared.
+The options switch on changes to Gramine, each separately (`laconic.sgx.pal.switches`):
+`every-call:store=on,demand=16`. They are options of this strategy instead of strategies of their
+own, because this strategy without options is the baseline for each of them.
 """
 
 from __future__ import annotations
@@ -76,26 +76,26 @@ OPTIONS: Final = Options(
     shown=("all",),
     is_strict=_is_strict,
 )
-#: What a descriptor without a description refers to.
+#: The file of a descriptor that has no description.
 _UNKNOWN: Final = File(0, 3, -3, "?")
 
 
 class ProcessKilled(LaconicError):
-    """Upstream gave up: any leaf or ioctl that fails ends in `die_or_inf_loop` or `BUG`, with
-    nothing rolled back."""
+    """Gramine ended the process: any SGX instruction or ioctl that fails ends in `die_or_inf_loop`
+    or `BUG`, and nothing is rolled back."""
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class EveryCall(Libos):
-    """The rule `every-call`, and the changes to it that its options switch on: `values` are those
-    of its options.
+    """The strategy `every-call`, and the changes to it that its options switch on; `values` are the
+    values of its options.
 
-    Any failure raises `ProcessKilled`: upstream's `die_or_inf_loop` ends the process there.
+    Any failure raises `ProcessKilled`, because Gramine's `die_or_inf_loop` ends the process there.
 
-    `untouched_pages` grows by what is committed before it is touched, or loses its contents in
-    place, and shrinks at the first touch; the LibOS's own pages are not in it. `open_windows` has,
-    beside the PAL's, pages that the LibOS opens to fill or read them, and pages past the end of a
-    file that mprotect opens.
+    `untouched_pages` grows by pages that are committed before they are touched, or that lose their
+    contents in place, and shrinks at first touches; the LibOS's own pages are not included.
+    `open_windows` includes, in addition to the PAL's, pages that the LibOS makes accessible to fill
+    or read them, and pages past the end of a file that mprotect makes accessible.
     """
 
     name: ClassVar[str] = "every-call"
@@ -129,10 +129,10 @@ class EveryCall(Libos):
             values=self.switches._asdict(),
         )
 
-    # What the program does
+    # Events
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins: in a new enclave, or in that of the program that executed it.
+        """Load a program into a new enclave, or into that of the program that executed it.
         O(entries)."""
         if not self._is_executing:
             self.meter.create()
@@ -144,8 +144,8 @@ class EveryCall(Libos):
         self._is_executing = False
 
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The process executes another program, in the same enclave: its memory is freed. With
-        `Switches.exec`, what the new program has too is kept.
+        """Execute another program in the same enclave, and free the memory of this one. With
+        `Switches.exec`, memory that the new program has too is kept.
 
         Returns the strategy for the new program, whose `load` follows. O(n).
         """
@@ -169,8 +169,8 @@ class EveryCall(Libos):
         return successor
 
     def call(self, call: MemoryCall) -> None:
-        """The work of one memory call; most that fail do nothing, since bkeep_* refuse first.
-        O(log n + VMAs)."""
+        """Do the work of one memory call. Most failed calls do nothing, because bkeep_* fails
+        first. O(log n + VMAs)."""
         name, args, result, changes, file = call
         try:
             if result < 0:
@@ -197,8 +197,8 @@ class EveryCall(Libos):
             raise _killed(name, error) from error
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: pages that are lazy are committed, each in an exception of its own. O(log
-        n + runs)."""
+        """Handle first touches: each lazy page is committed in an exception of its own.
+        O(log n + runs)."""
         committed = 0
         lazy = False
         try:
@@ -216,11 +216,11 @@ class EveryCall(Libos):
             raise _killed("touch", error) from error
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: within the size that it has from the beginning, that is nothing. O(log
-        n)."""
+        """Handle the growth of a stack. Within its initial size, there is nothing to do.
+        O(log n)."""
         low = start
         for _, stop, ours in self.vmas.runs(start, end):
-            # What is not the stack's yet, and its guard page.
+            # Memory that is not the stack's yet, and its guard page.
             if ours is None or not ours.prot:
                 low = stop
         if low == start:
@@ -233,8 +233,8 @@ class EveryCall(Libos):
     # The LibOS's handling of each call
 
     def _mmap(self, args: tuple[int, ...], start: int, file: OpenFile | None) -> None:
-        # What lies there is flushed and freed, VMA by VMA, whatever it is; without MAP_FIXED there
-        # is nothing.
+        # Existing memory is flushed and freed, VMA by VMA, regardless of its kind; without
+        # MAP_FIXED there is none.
         _, length, prot, flags, _, offset = args
         end = start + page_align(length)
         prot &= PROT_RWX
@@ -251,7 +251,7 @@ class EveryCall(Libos):
         kept = VM_SHARED if flags & MAP_TYPE != MAP_PRIVATE else 0
         if file is None or file.writable:
             kept |= VMA_MAY_WRITE
-        file_end = TOP  # not known: all of it
+        file_end = TOP  # unknown: assume the whole mapping
         if file is not None and file.plain and file.size > 0:
             file_end = start + max(file.size - offset, 0)
         vma = LibosVma(prot, kept, file.file if file else _UNKNOWN, file_end)
@@ -271,14 +271,14 @@ class EveryCall(Libos):
     def _failed(
         self, name: str, args: tuple[int, ...], result: int, changes: tuple[Change, ...]
     ) -> None:
-        # madvise clears what is mapped on both sides of a hole, and fails only then.
+        # madvise clears the mappings on both sides of a hole, and fails only afterwards.
         if name == "madvise" and result == -ENOMEM:
             self._madvise(args, changes)
         else:
             self._forget(name, args, changes)
 
     def _madvise(self, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
-        # madvise_dontneed_range. All other advice is ignored, or refused with ENOSYS: DONTFORK,
+        # madvise_dontneed_range. All other advice is ignored, or fails with ENOSYS: DONTFORK,
         # DOFORK, WIPEONFORK, KEEPONFORK, HWPOISON, DONTDUMP, DODUMP, REMOVE.
         start, length, advice = args[:3]
         self._forget("madvise", args, changes)
@@ -290,11 +290,11 @@ class EveryCall(Libos):
             if vma.file is None:
                 self.clear(begin, stop, vma.prot)
             elif vma.flags & VMA_TAINTED:
-                # ENOSYS: what comes before it is cleared, and what comes after it is not.
+                # ENOSYS: memory before this VMA is cleared, and memory after it is not.
                 return
 
     def _mremap(self, args: tuple[int, ...], target: int) -> None:
-        # Not in upstream's system call table. In the C library's place: mmap, copy, munmap.
+        # Not in Gramine's system call table. The C library uses mmap, a copy and munmap instead.
         source, old, size, flags = args[0], page_align(args[1]), page_align(args[2]), args[3]
         if target == source and size <= old:
             if size < old:
@@ -310,7 +310,7 @@ class EveryCall(Libos):
             pal.fault(source, source + kept, vma.prot)
         places = [(target, target + size)]
         if target == source and old:
-            # The copy is elsewhere, as long as both exist; the program knows it here. What may not
+            # While both exist, the copy is elsewhere; the trace has it here. The part that may not
             # fit comes first.
             meter.peak_epc_pages = max(meter.peak_epc_pages, meter.epc_pages + pages)
             places = [(source + old, source + size), (source, source + old)]
@@ -320,7 +320,7 @@ class EveryCall(Libos):
             self.unmap(start, end)
             pal.alloc(start, end, first, waits)
         if waits:
-            # What is copied is touched; nothing else is there.
+            # Only the copied pages are touched and committed.
             pages = pal.fault(target, target + kept, first)
         elif pal.waits(first):
             pages = 0
@@ -343,12 +343,13 @@ class EveryCall(Libos):
         )
 
     def _msync(self, args: tuple[int, ...]) -> None:
-        # libos_syscall_msync: MS_ASYNC, or neither, is as MS_SYNC; MS_INVALIDATE is ENOSYS.
+        # libos_syscall_msync: MS_ASYNC, or neither flag, works like MS_SYNC; MS_INVALIDATE is
+        # ENOSYS.
         if not args[2] & MS_INVALIDATE:
             files.msync_range(self, args[0], args[0] + page_align(args[1]))
 
     def _other(self, changes: tuple[Change, ...]) -> None:
-        # What changed without a call that upstream has.
+        # Changes by calls that Gramine does not have.
         for kind, start, end, wanted, _, _ in changes:
             if wanted is None:
                 self.unmap(start, end)
@@ -362,8 +363,8 @@ class EveryCall(Libos):
                     self.protect(start, end, wanted.flags & PROT_RWX)
 
     def _forget(self, name: str, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
-        # These pages stay as they are in the enclave, and are touched no longer (as `Touches.apply`
-        # has it).
+        # These pages stay as they are in the enclave, but count as untouched, like in
+        # `Touches.apply`.
         if name == "madvise" and args[2] == MADV_FREE:
             return
         for kind, start, end, _, _, _ in changes:
@@ -373,8 +374,8 @@ class EveryCall(Libos):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave: a checkpoint is sent, and anonymous memory page by page; files are
-        mapped again. O(n)."""
+        """Return the child's enclave: a checkpoint is sent, then anonymous memory page by page;
+        files are mapped again. O(n)."""
         meter = self.meter
         child = self.sibling(space, touches)
         meter.host_call()
@@ -382,14 +383,14 @@ class EveryCall(Libos):
         try:
             checkpoint.send_checkpoint(self, child)
         except PalError:
-            child.end()  # skip-equal's: nothing of the child stays
+            child.end()  # for skip-equal: nothing of the child remains
             raise
         except SgxError as error:
             raise _killed("fork", error) from error
         return child
 
     def thread(self) -> None:
-        """A thread begins. O(log n)."""
+        """Start a thread. O(log n)."""
         try:
             self.threads.start(self)
             self.hold_vmas()
@@ -397,21 +398,22 @@ class EveryCall(Libos):
             raise _killed("clone", error) from error
 
     def thread_ends(self) -> None:
-        """A thread ended; its slot stays for the next. O(log n)."""
+        """End a thread; its slot stays for the next one. O(log n)."""
         try:
             self.threads.end(self)
         except SgxError as error:
             raise _killed("exit", error) from error
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """A file was written to or truncated: its mappings are emulated, and follow it. O(VMAs)."""
+        """Update the mappings of a file that was written to or truncated, because the LibOS
+        emulates them. O(VMAs)."""
         try:
             files.file_written(self, file, size, truncated)
         except SgxError as error:
             raise _killed("write", error) from error
 
     def end(self) -> None:
-        """The enclave is gone. O(n)."""
+        """End the enclave. O(n)."""
         self.meter.destroy(self.pal.count())
 
 

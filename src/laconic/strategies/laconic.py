@@ -1,12 +1,13 @@
-"""laconic: classify, and nothing is committed before it is needed, nor given back where zeroing
-costs less.
+"""laconic: like classify, but nothing is committed before it is needed, and nothing is released if
+zeroing costs less.
 
-What is inaccessible is never committed. What is accessible is committed at its first touch, by the
-enclave's page-fault handler: it asks the bookkeeping what is mapped there, and commits ahead as a
-kernel reads ahead, in windows that grow while touches go on in one direction.
+Inaccessible memory is never committed. Accessible memory is committed at its first touch by the
+enclave's page-fault handler. It queries the bookkeeping for the mapping there, and commits ahead
+like a kernel's readahead, in windows that grow while touches continue in one direction.
 
-`laconic:batch=madvise` assumes the patched kernel that edmm-tuned's `batch=madvise` needs: it adds
-the pages of a window beside the touched one, and other ranges, in one host call without faults.
+`laconic:batch=madvise` assumes the patched kernel that edmm-tuned's `batch=madvise` needs. That
+kernel adds the pages of a window around the touched page, and other ranges, in one host call
+without faults.
 """
 
 from __future__ import annotations
@@ -45,22 +46,22 @@ OPTIONS = Options(
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Laconic(Classify):
-    """The rule `laconic`. `known_touches`: it knows beforehand which pages will be touched, and
-    commits just these."""
+    """The strategy `laconic`. With `known_touches`, the pages that will be touched are known in
+    advance, and exactly these are committed."""
 
     name: ClassVar[str] = "laconic"
     batch: ClassVar[bool] = True
     eager: ClassVar[bool] = False
     known_touches: ClassVar[bool] = False
-    #: Pages that a first fault on anonymous memory commits.
+    #: Pages that the first fault on anonymous memory commits.
     FIRST: ClassVar[int] = 4
-    #: Pages that one fault on anonymous memory commits at most.
+    #: The maximum number of pages that one fault on anonymous memory commits.
     MOST: ClassVar[int] = 64
-    #: Pages of a file that are committed together, aligned in it.
+    #: Pages of a file that are committed together, aligned in the file.
     BLOCK: ClassVar[int] = 16
-    #: Pages of a mapping so small that it is committed at once.
+    #: The maximum size of a mapping that is committed immediately, in pages.
     SMALL: ClassVar[int] = 16
-    #: Pages of a new program's stack that are committed at once.
+    #: Pages of a new program's stack that are committed immediately.
     STACK: ClassVar[int] = 8
 
     def __init__(
@@ -75,7 +76,8 @@ class Laconic(Classify):
     ) -> None:
         self.values = values
         super().__init__(meter, space, touches, sync=sync, pal_type=pal_type)
-        #: Where the next fault is expected, if touches go on; how many pages it then commits.
+        #: The address of the next fault if touches continue upwards, and the window of pages
+        #: committed last.
         self._expected = 0
         self._window = self.FIRST
 
@@ -95,8 +97,8 @@ class Laconic(Classify):
         )
 
     def map(self, start: int, end: int, vma: Vma, populate: bool = False) -> None:
-        """Pages were mapped: they wait for their first touch, unless that is certain or nearly so.
-        O(log n)."""
+        """Handle newly mapped pages: they wait for their first touch, unless a touch is certain or
+        almost certain. O(log n)."""
         if not vma.flags & VM_PROT or vma.flags & (VM_IO | VM_PFNMAP):
             return
         if vma.is_locked:
@@ -111,13 +113,13 @@ class Laconic(Classify):
                 self._ahead(start, end, vma)
 
     def _ahead(self, start: int, end: int, vma: Vma) -> None:
-        # Nobody has to have these pages yet: without room for them they wait for their first touch.
+        # Committing ahead is optional: if the EPC is full, these pages wait for their first touch.
         with suppress(PalError):
             self.commit(start, end, vma)
 
     def opened(self, start: int, end: int, vma: Vma) -> None:
-        """Pages that were inaccessible are not any more, or were mapped again: a small piece is for
-        use at once.
+        """Handle pages that were inaccessible and now are accessible, or that were mapped again. A
+        small range is committed, because it is about to be used.
 
         O(log n + k).
         """
@@ -125,7 +127,7 @@ class Laconic(Classify):
             self._present(start, end, vma)
 
     def _present(self, start: int, end: int, vma: Vma) -> None:
-        # What is not committed of these pages is now. O(log n + k).
+        # Commit the uncommitted pages of the range. O(log n + k).
         for begin, stop, prot in list(
             self.pal.committed.runs(start, min(end, self.sizes.valid_end(vma)))
         ):
@@ -145,12 +147,12 @@ class Laconic(Classify):
                     self._present(start, end, vma)
 
     def renew(self, changes: Iterable[Change], advice: int | None) -> None:
-        """Mapped pages lost their contents: overwritten in place where that is allowed, else given
-        back.
+        """Handle mapped pages that lost their contents: overwrite them in place if they are
+        writable; otherwise, release them.
 
-        Those that become inaccessible by it are kept too: to restrict a page costs what giving it
-        back does, and a heap that shrinks so grows again. What the host has to do for all of them
-        is requested together.
+        Pages that thereby become inaccessible are kept too. Restricting a page costs as much as
+        releasing it, and a heap that shrinks this way grows again. The host work for all of them is
+        requested together.
         """
         trimmed: list[tuple[int, int]] = []
         kept: list[tuple[int, int, Vma, int]] = []
@@ -181,8 +183,8 @@ class Laconic(Classify):
                 self.opened(start, end, vma)
 
     def fault(self, start: int, end: int, vma: Vma) -> None:
-        """Touched pages that do not exist, committed in windows from the lowest up. O(log n +
-        log MOST)."""
+        """Commit touched pages that do not exist, in windows from the lowest up.
+        O(log n + log MOST)."""
         if self.known_touches:
             self.commit(start, end, vma)
             return
@@ -194,13 +196,13 @@ class Laconic(Classify):
         if self.guards.count and any(guard for _, _, guard in self.guards.runs(low, limit)):
             low, limit = start, end
         if vma.file is not None:
-            # As Linux does (do_fault_around): what shares an aligned block of the file with a
-            # touched page.
+            # Like do_fault_around in Linux: commit the pages that are in the same aligned block of
+            # the file as a touched page.
             block = self.BLOCK << PAGE_SHIFT
             first = max(vma.base + (start - vma.base) // block * block, low)
             at = min(vma.base - (vma.base - end) // block * block, limit)
-            # One for each block that a touched page is in, also where what is mapped ends within
-            # it.
+            # One exception for each block that contains a touched page, even if the mapping ends
+            # within the block.
             exceptions = (end - 1 - vma.base) // block - (start - vma.base) // block + 1
             self.meter.exception(exceptions)
             self._fault(start, end, first, at, vma, exceptions)
@@ -210,7 +212,8 @@ class Laconic(Classify):
         while at < end:
             window = min(window * 2, self.MOST) if at == expected else self.FIRST
             if window == self.MOST:
-                # All windows from here on are as large: all but the last are counted at once.
+                # From here on, all windows have the same size: all but the last are counted at
+                # once.
                 whole = (end - at - 1) // largest
                 at += whole * largest
                 exceptions += whole
@@ -223,7 +226,7 @@ class Laconic(Classify):
     def _fault(
         self, start: int, end: int, first: int, stop: int, vma: Vma, exceptions: int
     ) -> None:
-        # Without room for the pages around, at least those that were touched.
+        # If the EPC has no room for the surrounding pages, commit at least the touched ones.
         try:
             self.pal.touched = exceptions
             self.commit(first, stop, vma)

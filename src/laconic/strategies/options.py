@@ -19,8 +19,8 @@ _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 class Option(NamedTuple):
-    """One option. `parse` turns text into a value and raises ValueError; `accepts` states what it
-    accepts, for messages; `show` is the reverse of `parse`; `off` is the value without the
+    """One option. `parse` turns text into a value and raises ValueError; `accepts` describes the
+    accepted values, for messages; `show` is the reverse of `parse`; `off` is the value without the
     option."""
 
     parse: Callable[[str], Any]
@@ -89,13 +89,14 @@ def show_switch(value: bool) -> str:
 
 
 class Options:
-    """The options of the strategy `strategy`.
+    """The options of one strategy.
 
-    `options` are the options by name. `settings` are values of options under one name. `values` are
-    those that the strategy's name alone means, without any option if None. `check` raises
-    LaconicError if values cannot be combined. `shown` are the settings whose names are shown
-    instead of their options. `is_strict` returns whether the strategy keeps the law Strict with
-    given values; None if the values make no difference.
+    `strategy` is its name. `options` are the options by name. `settings` are sets of option values,
+    each under one name. `values` are the values that the strategy's bare name selects; if None, all
+    options are off. `check` raises LaconicError if values cannot be combined. `shown` are the
+    settings whose names are shown instead of their options. `is_strict` returns whether the
+    strategy never violates the law Strict with given values; it is None if the values make no
+    difference.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class Options:
         return f"{self.strategy}:{','.join(given)}"
 
     def parse(self, text: str) -> dict[str, Any]:
-        """Return the value of each option according to `text`, what follows the colon in a name.
+        """Return the value of each option according to `text`, the part of a name after the colon.
 
         Raises LaconicError for an unknown option or a wrong value.
         """
@@ -174,7 +175,7 @@ class Options:
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names of a list with commas; the options of a strategy stay with it.
+    """Return the names in a comma-separated list; the options of a strategy stay with it.
 
     >>> split_names("laconic,edmm-tuned:demand=8,lazyfree=15,classify")
     ['laconic', 'edmm-tuned:demand=8,lazyfree=15', 'classify']
@@ -189,7 +190,7 @@ def split_names(text: str) -> list[str]:
 
 
 def expand(name: str) -> Iterable[str]:
-    """Return the names that a grid stands for, the last option varying fastest.
+    """Return the names that a grid represents; the last option varies fastest.
 
     >>> list(expand("edmm-tuned:demand=0/8,lazyfree=15"))
     ['edmm-tuned:demand=0,lazyfree=15', 'edmm-tuned:demand=8,lazyfree=15']

@@ -1,11 +1,12 @@
-"""What one page costs at least: a dynamic program over its history, run by run and with its
-decisions left open.
+"""The minimum cost of one page: a dynamic program over its history, which works on page runs and
+keeps undecided choices open.
 
-A page that is touched must be committed (LIVE). Else a strict strategy has choices: not committed
-(U), committed with the contents that the program must see (C), or, where the program may not access
-it, with stale ones (D). A `Shape` is the choices that may still turn out cheapest, each with what
-it has cost since the last decision; an event leads from shape to shape, and what is decided by it
-is entered. Both are few, so every event is worked out once.
+A touched page must be committed (LIVE). For an untouched page, a strict strategy has choices: not
+committed (U); committed with the contents that the program must see (C); or, if the program may not
+access it, committed with stale contents (D). A `Shape` contains the choices that may still turn out
+cheapest, each with its cost since the last decision. An event leads from shape to shape, and the
+cost of what it decides is counted. There are few shapes and few events, so each combination is
+computed once.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import NamedTuple
 from laconic.memory.flags import PROT_READ, PROT_RWX, PROT_WRITE
 from laconic.sgx.pal.edmm import RW
 
-#: Counted things with their numbers for one page, sorted by name.
+#: Counters with their numbers for one page, sorted by name.
 Tally = tuple[tuple[str, int], ...]
 U, C, D, L = 1, 2, 4, 8
 
-#: Bits of an event, beside the permissions before (bits 0 to 2) and after (3 to 5): the contents
-#: die; the new ones are a file's; they are what is there already; the backing is another one.
+#: Bits of an event, in addition to the permissions before (bits 0 to 2) and after (3 to 5). DIES:
+#: the contents are lost. FROM_FILE: the new contents are a file's. KEEPS: the new contents are
+#: those already there. OTHER: the backing changes.
 DIES, FROM_FILE, KEEPS, OTHER = 64, 128, 256, 512
 
 TRIM: Tally = (("eaccept", 1), ("emodt", 1), ("eremove", 1), ("etrack_ipis", 1))
@@ -29,7 +31,7 @@ _FAULT: Tally = (("eaug", 1), ("eaug_faults", 1))
 
 
 def plus(*tallies: Tally) -> Tally:
-    """The sum of tallies. O(things).
+    """Return the sum of tallies. O(counters).
 
     >>> plus((("eaccept", 1),), (("eaccept", 1), ("eaug", 1)))
     (('eaccept', 2), ('eaug', 1))
@@ -42,8 +44,8 @@ def plus(*tallies: Tally) -> Tally:
 
 
 def protected(had: int, want: int) -> tuple[Tally, int]:
-    """The leaves that give a committed page other permissions, and the host calls, each with one
-    ioctl."""
+    """Return the SGX instructions that give a committed page other permissions, and the number of
+    host calls, each with one ioctl."""
     if not had & ~want:
         return ((("emodpe", 1),) if want & ~had else ()), 0
     leaves: Tally = (("eaccept", 1), ("emodpr", 1), ("etrack_ipis", 1))
@@ -51,11 +53,11 @@ def protected(had: int, want: int) -> tuple[Tally, int]:
 
 
 class Shape:
-    """The open choices of a page. Interned by its `PageFloor`: two that are equal are one.
+    """The open choices of a page. Its `PageFloor` interns it, so equal shapes are identical.
 
-    `choices`: those that may turn out cheapest, with their tallies. `may`: all that a strict
-    strategy may have made, as a set of bits. `dead`: the page was live, so that whoever does not
-    have it any more has trimmed it.
+    `choices`: those that may still turn out cheapest, with their tallies. `may`: all choices that a
+    strict strategy may have made, as a set of bits. `dead`: the page was live, so a strategy
+    without the page must have trimmed it.
     """
 
     __slots__ = ("choices", "dead", "ended", "may", "steps", "touches", "unmapped")
@@ -71,9 +73,12 @@ class Shape:
 
 
 class Step(NamedTuple):
-    """What an event does to a page: its next shape (None: not committed, nothing open), what is
-    decided by it, and the host calls (with as many ioctls) that no choice can do without. `either`:
-    it may be a trim's or a restriction's."""
+    """The effect of an event on a page.
+
+    `shape` is its next shape (None: not committed, nothing open), `tally` the cost that is now
+    decided, and `host_calls` the number of host calls (with as many ioctls) that no choice can
+    avoid. `either`: the host call may be a trim's or a restriction's.
+    """
 
     shape: Shape | None
     tally: Tally
@@ -81,12 +86,12 @@ class Step(NamedTuple):
     either: bool = False
 
 
-#: A way to go on: the next choice, what it costs, and the host calls that it takes at least.
+#: One way to continue: the next choice, its cost, and its minimum number of host calls.
 Way = tuple[int, Tally, int]
 
 
 class PageFloor:
-    """The dynamic program for one vector of `costs` (cycles for each thing)."""
+    """The dynamic program for one vector of `costs` (cycles for each counter)."""
 
     def __init__(self, costs: Mapping[str, float]) -> None:
         self.costs = costs
@@ -98,33 +103,33 @@ class PageFloor:
         commits = [cost(self.commit(prot, False)) for prot in range(1, 8)]
         self._recommit = max(commits)
         restricted = cost(protected(RW, PROT_READ)[0])
-        refused = costs["emodpr"] + costs["etrack_ipis"]  # of a page that has no such permission
-        #: Bits of the events at which it can pay to commit what is not touched yet, as long as
-        #: EACCEPT alone does it: all of them, if it makes up for a restriction; OTHER, if only
-        #: contents are then copied over; or none.
+        refused = costs["emodpr"] + costs["etrack_ipis"]  # if the page never had the permission
+        #: Bits of the events for which committing an untouched page can pay, as long as EACCEPT
+        #: alone suffices: all of them, if it makes up for a restriction; OTHER, if contents are
+        #: then only copied over; or none.
         self.eager = 0
         if min(commits) < self._recommit:
             self.eager = ~0 if min(commits) + restricted < self._recommit else OTHER
-        #: Whether it costs more to commit a page between two runs than an ioctl more (restrictions;
-        #: trims).
+        #: Whether committing a page between two runs costs more than another ioctl (for
+        #: restrictions, for trims).
         self.separate = (
             min(restricted + min(commits) - self._recommit, refused) > costs["ioctls"],
             min(commits) + cost(TRIM) > 2 * costs["ioctls"],
         )
 
     def cost(self, tally: Tally) -> float:
-        """What a tally costs, in cycles. O(things)."""
+        """Return the cost of a tally, in cycles. O(counters)."""
         return sum(self.costs[name] * count for name, count in tally)
 
     def cheapest(self, tallies: Iterable[Tally]) -> Tally:
-        """The one that costs least; of those that cost the same, the shortest. O(tallies)."""
+        """Return the tally with the lowest cost; among equals, the shortest. O(tallies)."""
         return min(
             tallies, key=lambda tally: (self.cost(tally), sum(count for _, count in tally), tally)
         )
 
     def commit(self, prot: int, file: bool) -> Tally:
-        """Commits a page with `prot` from the first moment; `file`: with a file's contents, else
-        zeroes. O(1)."""
+        """Return the cost of committing a page with `prot` from the first moment; `file`: with a
+        file's contents, otherwise zeros. O(1)."""
         key = prot | file << 3
         tally = self._commits.get(key)
         if tally is None:
@@ -137,7 +142,8 @@ class PageFloor:
         return tally
 
     def touch(self, shape: Shape, prot: int, file: bool) -> Tally:
-        """What is decided when the page is touched, after which it is live. O(1)."""
+        """Return the cost that is decided when the page is touched, after which it is live.
+        O(1)."""
         key = prot | file << 3
         tally = shape.touches.get(key)
         if tally is None:
@@ -149,7 +155,8 @@ class PageFloor:
         return tally
 
     def unmap(self, shape: Shape) -> Tally:
-        """What is decided when the page is unmapped: what is committed is given back. O(1)."""
+        """Return the cost that is decided when the page is unmapped, including its release if it is
+        committed. O(1)."""
         if shape.unmapped is None:
             shape.unmapped = self.cheapest(
                 plus(t, () if choice == U else TRIM) for choice, t in shape.choices
@@ -157,13 +164,13 @@ class PageFloor:
         return shape.unmapped
 
     def end(self, shape: Shape) -> Tally:
-        """What is decided when the enclave ends. O(1)."""
+        """Return the cost that is decided when the enclave ends. O(1)."""
         if shape.ended is None:
             shape.ended = self.cheapest(tally for _, tally in shape.choices)
         return shape.ended
 
     def step(self, shape: Shape, event: int) -> Step:
-        """What a call does to the page that leaves it mapped. O(1)."""
+        """Return the effect of a call that leaves the page mapped. O(1)."""
         step = shape.steps.get(event)
         if step is None:
             step = shape.steps[event] = self._step(shape, event)
@@ -179,8 +186,8 @@ class PageFloor:
         may = 0
         least = 2
         for choice, further in ways.items():
-            # Whoever does not have the page has trimmed it since it was live; in this call or
-            # before is the same here.
+            # A strategy that no longer has the page has trimmed it since it was live, either in
+            # this call or earlier, which costs the same.
             least = min(
                 least, 2 if choice == U and shape.dead else min(calls for _, _, calls in further)
             )
@@ -190,7 +197,7 @@ class PageFloor:
             dead = bool(event & DIES)
         else:
             dead = shape.dead
-            # A page that is not dead may be U, and costs no call.
+            # A page that is not dead may be U, which needs no call.
             assert dead or not least
         either = shape is self.live and dead and least == 1
         self._prune(best, bool(event & FROM_FILE))
@@ -209,8 +216,8 @@ class PageFloor:
             return [(U, (), 0), *self._committed_early(had, want, event)]
         if choice == L and not event & DIES:
             return [(L, move, calls)]
-        # Given back, and committed again before the call is over. The host calls of a restriction
-        # are left out: only the least of all ways counts, and `gone` has 2.
+        # The page is released, and committed again before the call ends. The host calls of a
+        # restriction are omitted, because only the minimum over all ways counts, and `gone` has 2.
         early = self._committed_early(had, want, event)
         again: list[Way] = [(after, plus(TRIM, tally), 2) for after, tally, _ in early]
         if choice == D:
@@ -231,10 +238,10 @@ class PageFloor:
         return ways
 
     def _committed_early(self, had: int, want: int, event: int) -> Iterator[Way]:
-        # Pages that are not touched yet, in the last moment before the call or within it: with the
-        # permissions before the call, or with those that EACCEPT gives, where either side of the
-        # call has them. With another backing after it, it costs least where the one before has
-        # zeroes, which is taken for granted.
+        # Pages that are not touched yet, committed immediately before or during the call: with the
+        # permissions before the call, or with those that EACCEPT sets if either side of the call
+        # has them. If the call changes the backing, the cheapest case is an earlier backing of
+        # zeros, which is assumed.
         file = bool(event & FROM_FILE)
         copied: Tally = (("pages_copied", 1),) if file else ()
         over = bool(event & OTHER)
@@ -248,8 +255,8 @@ class PageFloor:
                     yield C, plus(self.commit(first, file), move), calls
 
     def _prune(self, best: dict[int, Tally], file: bool) -> None:
-        # What can never be cheapest any more: it costs as much as not having the page and
-        # committing it at the touch.
+        # Remove choices that can never be cheapest: they cost as much as committing the page only
+        # at its touch.
         if U in best:
             limit = (
                 self.cost(best[U]) + self._recommit + (self.costs["pages_copied"] if file else 0)

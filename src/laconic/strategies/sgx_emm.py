@@ -70,7 +70,8 @@ from laconic.sgx.pal.edmm import insist
 
 RW: Final = PROT_READ | PROT_WRITE
 WX: Final = PROT_WRITE | PROT_EXEC
-#: A thread's slot above all that a program can map: a guard page, 7 pages of stack, and the TCS.
+#: A thread's slot, above all addresses that a program can map: a guard page, 7 pages of stack, and
+#: the TCS.
 THREAD_STACK: Final = 7 * PAGE_SIZE
 _SLOTS: Final = TASK_SIZE + PAGE_SIZE
 _SLOT: Final = 16 * PAGE_SIZE
@@ -79,7 +80,7 @@ _UNMAPS_SHARED: Final = (MADV_DONTNEED, MADV_DONTNEED_LOCKED)
 
 
 class Aborted(LaconicError):
-    """An EACCEPT failed while the manager committed pages: it calls abort()."""
+    """An EACCEPT failed while the manager committed pages, so it called abort()."""
 
 
 class Region(NamedTuple):
@@ -102,8 +103,8 @@ class Emm:
     """The memory manager of one enclave: `regions`, and which of their pages are `committed`.
 
     An unreserved region that is not RW has no uncommitted pages. Ranges are in bytes and page
-    aligned. A host that fails raises `SgxError`, and nothing is rolled back. All operations take
-    O(log n + runs).
+    aligned. If the host fails, operations raise `SgxError`, and nothing is rolled back. All
+    operations take O(log n + runs).
     """
 
     __slots__ = ("committed", "meter", "regions")
@@ -127,15 +128,16 @@ class Emm:
         self.regions.set(start, end, Region(0, True))
 
     def alloc(self, start: int, end: int) -> None:
-        """`sgx_mm_alloc` with COMMIT_ON_DEMAND, also in a reservation: an OCALL, which maps RW."""
+        """`sgx_mm_alloc` with COMMIT_ON_DEMAND, also within a reservation: an OCALL, which maps
+        RW."""
         self.meter.host_protect(start, end, RW)
         self.regions.set(start, end, Region(RW))
 
     def commit(self, start: int, end: int) -> int:
         """`sgx_mm_commit`: EACCEPT of the pages that are not committed yet (`ema_do_commit`).
 
-        Return the number of those pages. Raises `Aborted` if an EACCEPT fails: the manager calls
-        abort() then (`sgx_mm_enclave_pfhandler`, `eaccept_range_forward`).
+        Returns the number of those pages. Raises `Aborted` if an EACCEPT fails, because the manager
+        then calls abort() (`sgx_mm_enclave_pfhandler`, `eaccept_range_forward`).
         """
         count = 0
         for begin, stop in self.pages(start, end, committed=False):
@@ -162,7 +164,7 @@ class Emm:
     def modify_permissions(self, start: int, end: int, prot: int) -> None:
         """`sgx_mm_modify_permissions` of committed pages.
 
-        Raises ValueError if some page is not committed, where the API returns EINVAL
+        Raises ValueError if some page is not committed; the API returns EINVAL then
         (`ema_can_modify_permissions`).
         """
         if self.pages(start, end, committed=False):
@@ -175,7 +177,8 @@ class Emm:
             self._trim(begin, stop, region.prot)
 
     def dealloc(self, start: int, end: int) -> None:
-        """`sgx_mm_dealloc`. Inaccessible pages are opened first; EACCEPT needs a readable page."""
+        """`sgx_mm_dealloc`. Inaccessible pages are made readable first, because EACCEPT needs
+        that."""
         for begin, stop, region in self.regions.parts(start, end):
             if not region.prot and self.pages(begin, stop, committed=True):
                 self.open(begin, stop)
@@ -248,14 +251,14 @@ class SgxEmm(Strategy):
         super().__init__(meter, space, touches)
         self.emm = Emm(meter)
         self.sizes = touches.sizes
-        #: The number of threads beside the first, and of slots for threads.
+        #: The number of threads in addition to the first, and the number of slots for threads.
         self.threads = 0
         self.slots = 0
 
-    # What the program does
+    # Events
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave. O(entries)."""
+        """Load a program into a new enclave. O(entries)."""
         self.meter.create()
         for start, end, vma in entries:
             self._map(start, end, vma)
@@ -276,11 +279,13 @@ class SgxEmm(Strategy):
                 self._populate(change for change in changes if _is_locked(change.wanted))
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """First touches: each uncommitted page is committed in an exception. O(log n + k)."""
+        """Handle first touches: each uncommitted page is committed in an exception.
+        O(log n + k)."""
         for begin, stop, region in self.emm.regions.parts(start, end):
             pages = stop - begin >> PAGE_SHIFT
             if region.reserved:
-                # Past the end of its file when it was mapped; the file has grown since.
+                # When the page was mapped, it was past the end of its file; the file has grown
+                # since.
                 self.meter.exception(pages)
                 self._fill(begin, stop, vma)
             else:
@@ -288,13 +293,15 @@ class SgxEmm(Strategy):
             self.meter.counts.untouched_pages -= pages
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew: the SDK allocated its full size before, so no OCALL is needed. O(log n)."""
+        """Handle the growth of a stack. Its full size was allocated earlier, so no OCALL is needed.
+        O(log n)."""
         self.emm.dealloc(start, end)
         self._map(start, end, vma)
         self.meter.counts.host_calls -= 1
 
     def _mmap(self, start: int, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
-        # The library OS does not know which pages differ: it deallocates them, and allocates again.
+        # The library OS does not know which pages differ, so it deallocates all and allocates them
+        # again.
         end = start + page_align(args[1])
         if changes:
             end = max(end, changes[-1].end)  # huge pages round up
@@ -322,7 +329,7 @@ class SgxEmm(Strategy):
                 self._discard(start, end, vma)
 
     def _apply(self, changes: tuple[Change, ...]) -> None:
-        # What is moved is moved before its source is discarded.
+        # Pages are moved before their source is discarded.
         for change in changes:
             if change.source is not None:
                 self.emm.dealloc(change.start, change.end)
@@ -345,7 +352,7 @@ class SgxEmm(Strategy):
                 if region.prot == prot:
                     continue
                 if region.reserved:
-                    # Memory allocated in place of a reservation has the contents of a new mapping.
+                    # Memory allocated within a reservation has the contents of a new mapping.
                     for low, high, vma in self.space.vmas.parts(begin, stop):
                         self._map(low, high, vma)
                 elif prot:
@@ -364,7 +371,7 @@ class SgxEmm(Strategy):
             self.emm.modify_permissions(begin, stop, 0)
 
     def _discard(self, start: int, end: int, vma: Vma) -> None:
-        # The contents of a mapping are those of a new one.
+        # Give a mapping the contents of a new one.
         if _is_on_demand(vma):
             self.emm.uncommit(start, end)
         else:
@@ -373,7 +380,7 @@ class SgxEmm(Strategy):
             self._map(start, end, vma)
 
     def _move(self, target: int, end: int, source: int) -> None:
-        # mremap: copies the pages. What happens to those at the source is another change.
+        # mremap: copies the pages. Another change handles those at the source.
         emm, distance = self.emm, target - source
         for begin, stop, region in emm.regions.parts(source, source + end - target):
             if region.reserved:
@@ -391,7 +398,7 @@ class SgxEmm(Strategy):
     # Memory in the enclave
 
     def _map(self, start: int, end: int, vma: Vma) -> None:
-        # Memory that is free, or reserved, becomes that of `vma`. [vvar] is the kernel's own.
+        # Turn free or reserved memory into that of `vma`. [vvar] is the kernel's own.
         if vma.flags & (VM_IO | VM_PFNMAP):
             return
         valid_end = start
@@ -430,7 +437,7 @@ class SgxEmm(Strategy):
                 self._commit_ahead(change.start, change.end, change.wanted)
 
     def _count_readable(self, start: int, end: int) -> None:
-        # Pages that the program wants to be executable only.
+        # Count pages that the program requested to be executable only.
         for begin, stop, vma in self.space.vmas.parts(start, end):
             if vma.flags & PROT_RWX == PROT_EXEC:
                 self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
@@ -438,7 +445,7 @@ class SgxEmm(Strategy):
     # Processes and threads
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """Return the child's enclave: every committed page is sent to it. O(n)."""
+        """Return the child's enclave; every committed page is sent to it. O(n)."""
         child = type(self)(self.meter, space, touches)
         self.meter.host_call()
         self.meter.create()
@@ -474,7 +481,8 @@ class SgxEmm(Strategy):
         return sent
 
     def thread(self) -> None:
-        """A thread begins: its stack and its TCS, or those of a thread that has ended. O(log n)."""
+        """Start a thread with a new stack and TCS, or with those of a thread that has ended.
+        O(log n)."""
         if self.threads == self.slots:
             guard = _SLOTS + self.slots * _SLOT
             stack = guard + PAGE_SIZE
@@ -487,16 +495,17 @@ class SgxEmm(Strategy):
         self.threads += 1
 
     def thread_ends(self) -> None:
-        """A thread ended; its stack and TCS stay for the next. O(1)."""
+        """End a thread; its stack and TCS stay for the next one. O(1)."""
         self.threads -= 1
 
     def end(self) -> None:
-        """The enclave is gone. O(n)."""
+        """End the enclave. O(n)."""
         self.meter.destroy(self.emm.count())
 
 
 def _is_on_demand(vma: Vma) -> bool:
-    # Whether the manager's own fault handler, which accepts zeroed RW pages, can commit its pages.
+    # Return whether the manager's own fault handler, which accepts zeroed RW pages, can commit the
+    # VMA's pages.
     return emm_prot(vma.flags) == RW and not vma.is_from_disk
 
 
@@ -505,8 +514,8 @@ def _is_locked(vma: Vma | None) -> bool:
 
 
 def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
-    # The ranges that only change their permissions, as (start, end, prot). Neighbors that get the
-    # same permission are joined.
+    # Return the ranges of which only the permissions change, as (start, end, prot). Neighbors that
+    # get the same permission are joined.
     ranges: list[tuple[int, int, int]] = []
     for kind, start, end, vma, _, source in changes:
         if (
@@ -525,7 +534,7 @@ def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
 
 
 def _inherited(space: AddressSpace, start: int, end: int) -> list[Range]:
-    # The ranges of a child's address space that have the parent's contents, joined.
+    # Return the ranges of a child's address space that have the parent's contents, joined.
     return join_ranges(
         (begin, stop)
         for begin, stop, vma in space.vmas.parts(start, end)

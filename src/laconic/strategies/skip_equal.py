@@ -1,14 +1,14 @@
-"""skip-equal: every-call, but mprotect leaves out each VMA whose protection is equal already
-(Gramine's PR #1824).
+"""skip-equal: every-call, but mprotect skips each VMA that already has the protection (Gramine's PR
+#1824).
 
-The rule alone is wrong wherever a VMA does not say what the pages have, and what it is wrong about
-is done right here:
+The rule alone is wrong if the permissions of pages differ from their VMA's. This model corrects
+those cases:
 
-- a guard page in a VMA that says RW: it is bookkept as what it is;
-- the tail of a file mapping past the end of the file, inaccessible whatever the VMA says: Protect
-  never reaches it;
-- memory opened for the LibOS to fill it, while the VMA has the final protection already: the
-  Protect that closes it again is not subject to the rule.
+- a guard page in an RW VMA: it gets an inaccessible VMA of its own;
+- the tail of a file mapping past the end of the file, which is inaccessible regardless of the VMA:
+  Protect never reaches it;
+- memory made accessible so that the LibOS can fill it, while the VMA has the final protection
+  already: the rule does not apply to the Protect that restores the protection.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from laconic.strategies.options import Options
 
 
 class _NoOptions(Options):
-    # Those of every-call do the same.
+    # The options of every-call have the same effect.
 
     def parse(self, text: str) -> dict[str, Any]:
         raise LaconicError(

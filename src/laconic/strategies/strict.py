@@ -1,9 +1,9 @@
-"""The law Strict (DESIGN: section 5), looked for in an enclave that is carried out on the modelled
-EPCM.
+"""The check of the law Strict (DESIGN: section 5) in an enclave that runs on the modelled EPCM.
 
-After a step each page that exists must be accessible just as the program's VMA says; what is
-requested and not there yet is the only gap. Within a step no page may be accessible in a way that
-was requested neither before nor after it: not even for one instruction. `Watch` sees every leaf.
+After a step, the access of each existing page must equal the protection of the program's VMA; the
+only tolerated gap is a page that is not committed yet. During a step, no page may have access that
+was requested neither before nor after it, not even for one instruction. `Watch` checks after every
+SGX instruction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from laconic.memory.vma import Vma
 from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.edmm import permissions
 
-#: In the place of a VMA: nothing was mapped.
+#: Represents unmapped memory, which has no VMA.
 _NOTHING = Vma(0)
 
 
@@ -28,12 +28,13 @@ def breaches(
     left: RangeMap[int] | None = None,
     guards: RangeMap[bool] | None = None,
 ) -> Iterator[str]:
-    """Where an enclave's access is not what the program requested, in words. O(pages' runs + VMAs).
+    """Yield, as text, each range whose access differs from what the program requested.
+    O(page runs + VMAs).
 
-    `guards` are guard regions, which are inaccessible whatever the VMA says.
+    `guards` are guard regions, which are inaccessible regardless of their VMA.
 
-    `left` are pages that failures left in the EPC (`Edmm.left`): they are not there as long as
-    they are inaccessible.
+    `left` are pages that failures left in the EPC (`Edmm.left`); they are ignored as long as they
+    are inaccessible.
     """
     for start, end, prot in machine.effective(0, TASK_SIZE):
         if prot is None:
@@ -58,12 +59,12 @@ def breaches(
 
 
 class Watch:
-    """Looks at one machine after every leaf (`Machine.after_step`); what it finds is in `windows`,
-    in words.
+    """Checks one machine after every SGX instruction (`Machine.after_step`), and records violations
+    in `windows` as text.
 
-    `expect` says, before the work of a call begins, what it changes; `space` is as it is after the
-    call. `excepted` are the page runs that were open by the law's one exception: mremap moves a
-    page that may not be read, and such a page must be readable for the EACCEPTCOPY that moves it.
+    `expect` receives the changes of a call before its work begins; `space` is as it is after the
+    call. `excepted` are the page runs covered by the law's one exception: if mremap moves an
+    unreadable page, the EACCEPTCOPY that moves it requires it to be readable.
     """
 
     def __init__(self, machine: Machine, space: AddressSpace) -> None:
@@ -76,7 +77,7 @@ class Watch:
         machine.after_step = self._look
 
     def expect(self, changes: Iterable[Change]) -> None:
-        """A call with these changes begins. O(changes log n)."""
+        """Announce a call with these changes. O(changes log n)."""
         self._old = RangeMap()
         self._moved = RangeMap()
         self._start, self._end = TASK_SIZE, 0

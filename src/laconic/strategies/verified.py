@@ -1,5 +1,5 @@
-"""A strategy whose every leaf is carried out on the modelled EPCM, and looked at: `laconic compare
---verify`."""
+"""A strategy whose SGX instructions all run on the modelled EPCM, which is checked: `laconic
+compare --verify`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
 from laconic.strategies.strict import Watch, breaches
 
-#: The size of the enclaves, in bytes: what programs can map, and as much above it, where the
-#: library OS's own is.
+#: The size of the enclaves, in bytes: the addresses that programs can map, and as much again above
+#: them for the library OS.
 _SIZE = 1 << 48
 _KEPT = 10
 
 
 class Findings(NamedTuple):
-    """What was looked at, and the first breaches of the law Strict, in words.
+    """The number of checked steps, and the first violations of the law Strict as text.
 
-    `excepted` counts page runs that were open by the law's one exception (`strict.Watch`); they are
-    no breaches.
+    `excepted` counts page runs covered by the law's one exception (`strict.Watch`), which are not
+    violations.
     """
 
     steps: int
@@ -47,24 +47,24 @@ class Report:
     excepted: int = 0
 
     def add(self, found: Iterable[str]) -> None:
-        """Enters breaches; the first few are kept."""
+        """Add violations; the text of the first few is kept."""
         for one in found:
             self.breaches += 1
             if len(self.first) < _KEPT:
                 self.first.append(one)
 
     def findings(self) -> Findings:
-        """All of it."""
+        """Return all findings."""
         return Findings(self.steps, self.breaches, self.first, self.excepted)
 
 
 class Verified(Strategy):
-    """A strategy on a machine of its own: after every step, what is accessible is compared with
-    what was requested.
+    """A strategy on its own machine: after every step, effective access is compared with requested
+    access.
 
-    `make` makes the strategy that does the work, `inner`. `pte` is how the host maps the enclave
-    ("rwx" or "sync"). `machine` is the enclave, a new one if it is None. Findings go to `report`,
-    also each operation that the model refuses. O(pages' runs + VMAs) a step.
+    `make` makes `inner`, the strategy that does the work. `pte` is how the host maps the enclave
+    ("rwx" or "sync"). `machine` is the enclave; if None, a new one is made. `report` receives the
+    findings, and each operation that the model refuses. O(page runs + VMAs) per step.
     """
 
     name: ClassVar[str] = "verified"
@@ -103,29 +103,29 @@ class Verified(Strategy):
         report.add(breaches(self.machine, self.space, inner.left, inner.guards))
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in a new enclave."""
+        """Load a program into a new enclave."""
         self._step(self.inner.load, entries)
 
     def call(self, call: MemoryCall) -> None:
-        """The program made a memory call."""
+        """Handle a memory call of the program."""
         self._step(self.inner.call, call, changes=call.changes)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """Pages were touched."""
+        """Handle touched pages."""
         self._step(self.inner.touch, start, end, vma)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew."""
+        """Handle the growth of a stack."""
         self._step(self.inner.grow, start, end, vma)
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, which is another machine with the same counts."""
+        """Return the child's enclave, which is another machine with the same counts."""
         return type(self)(
             self.meter, space, touches, make=self.child_maker, report=self.report, pte=self.pte
         )
 
     def child_maker(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
-        """Make the strategy of a child. It gets its parent's meter, which must be another
+        """Make the strategy of a child. It receives its parent's meter, which must be another
         machine."""
         self.inner.meter = machine
         try:
@@ -134,23 +134,23 @@ class Verified(Strategy):
             self.inner.meter = self.machine
 
     def thread(self) -> None:
-        """A thread begins."""
+        """Start a thread."""
         self._step(self.inner.thread)
 
     def thread_ends(self) -> None:
-        """A thread ends."""
+        """End a thread."""
         self.inner.thread_ends()
 
     def thread_found(self) -> None:
-        """A thread was running before the recording began."""
+        """Handle a thread that was running before the recording began."""
         self._step(self.inner.thread_found)
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """A mapped file was written to or truncated."""
+        """Handle a write to a mapped file, or its truncation."""
         self._step(self.inner.file_written, file, size, truncated)
 
     def end(self) -> None:
-        """The enclave is gone."""
+        """End the enclave."""
         try:
             self.inner.end()
         except SgxError as refused:
@@ -158,7 +158,7 @@ class Verified(Strategy):
 
 
 class VerifiedContinuing(ContinuingStrategy):
-    """A `ContinuingStrategy` on a machine of its own, which the next program runs in too.
+    """A `ContinuingStrategy` on its own machine, in which the next program runs too.
 
     `verified` does the work; its `inner` is the strategy.
     """
@@ -182,27 +182,27 @@ class VerifiedContinuing(ContinuingStrategy):
         )
 
     def load(self, entries: Iterable[Entry]) -> None:
-        """A program begins in the enclave."""
+        """Load a program into the enclave."""
         self.verified.load(entries)
 
     def call(self, call: MemoryCall) -> None:
-        """The program made a memory call."""
+        """Handle a memory call of the program."""
         self.verified.call(call)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
-        """Pages were touched."""
+        """Handle touched pages."""
         self.verified.touch(start, end, vma)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
-        """A stack grew."""
+        """Handle the growth of a stack."""
         self.verified.grow(start, end, vma)
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
-        """The child's enclave, which is another machine with the same counts."""
+        """Return the child's enclave, which is another machine with the same counts."""
         return self._sibling(self.verified.child_maker, space, touches, None)
 
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
-        """The strategy for the next program in the same enclave."""
+        """Return the strategy for the next program in the same enclave."""
         return self._sibling(self._successor, space, touches, self.verified.machine)
 
     def _successor(self, machine: Meter, space: AddressSpace, touches: Touches) -> Strategy:
@@ -225,21 +225,21 @@ class VerifiedContinuing(ContinuingStrategy):
         )
 
     def thread(self) -> None:
-        """A thread begins."""
+        """Start a thread."""
         self.verified.thread()
 
     def thread_ends(self) -> None:
-        """A thread ends."""
+        """End a thread."""
         self.verified.thread_ends()
 
     def thread_found(self) -> None:
-        """A thread was running before the recording began."""
+        """Handle a thread that was running before the recording began."""
         self.verified.thread_found()
 
     def file_written(self, file: File, size: int, truncated: bool) -> None:
-        """A mapped file was written to or truncated."""
+        """Handle a write to a mapped file, or its truncation."""
         self.verified.file_written(file, size, truncated)
 
     def end(self) -> None:
-        """The enclave is gone."""
+        """End the enclave."""
         self.verified.end()

@@ -1,4 +1,4 @@
-"""Traces: the file of recorded calls, the importers of other tools' logs, the exporters.
+"""Traces: the file of recorded calls, the importers of other tools' logs, and the exporters.
 
 from laconic import open_trace
 with open_trace("a.trace") as trace:
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-#: Events of a trace that a notebook reads to show it.
+#: The maximum number of events that a notebook reads to show a trace.
 _SHOWN = 1_000_000
 
 
 class Trace(_Trace):
-    """A trace that was recorded or imported: iterate over it for typed records
+    """A recorded or imported trace. Iterating over it yields typed records
     (`laconic.trace.records`), in order.
 
     `path` and `size` (bytes) are the file's. `source` is how the trace was made: `run`, `strace`,
-    `gramine` or `perf`. `machine` and `about` describe the recording. `loss` is, after the trace
-    was read to its end, what is missing at its end, in words, or None.
+    `gramine` or `perf`. `machine` and `about` describe the recording. After the trace was read to
+    its end, `loss` states as text what is missing there, or is None.
 
     `to_arrow()` returns one row per call, as `laconic export --to parquet --raw` writes it. Polars,
     pandas, DuckDB and pyarrow also take the trace itself, batch by batch, through Arrow's PyCapsule
@@ -46,11 +46,12 @@ class Trace(_Trace):
         return f"<Trace {self.path!r}, source={self.source}, {self.size:,} bytes>"
 
     def to_arrow(self) -> pa.Table:
-        """Return the trace as an Arrow table. O(rows), and all of it is in memory."""
+        """Return the trace as an Arrow table. O(rows) time and memory."""
         return self.record_batches().read_all()
 
     def record_batches(self) -> pa.RecordBatchReader:
-        """Return a reader of the same rows, some thousands at a time. O(rows), bounded memory."""
+        """Return a reader of the same rows, in batches of some thousands. O(rows), bounded
+        memory."""
         import pyarrow as pa
 
         from laconic.trace.exporters.arrow import record_batches, schema
@@ -59,14 +60,16 @@ class Trace(_Trace):
         return pa.RecordBatchReader.from_batches(schema(), record_batches(self, Window()))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Hand the rows to another library (Arrow's PyCapsule interface)."""
+        """Pass the rows to another library (Arrow's PyCapsule interface)."""
         return self.record_batches().__arrow_c_stream__(requested_schema)
 
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> Mapping[str, Any]:
-        """The memory calls by name, as a table and a chart, for notebooks. Reads the first million
-        events. O(events)."""
+        """Return the memory calls by name, as a table and a chart, for notebooks. O(events).
+
+        Only the first million events are read.
+        """
         calls, host_calls, failed = Counter[str](), Counter[str](), Counter[str]()
         events = 0
         for rows in self.batches():
@@ -91,7 +94,7 @@ class Trace(_Trace):
             ]
             counts = [(name, host_calls[name], calls[name] - host_calls[name]) for name in names]
             chart = calls_chart(counts, title)
-        else:  # a log does not say which calls a host call carried out
+        else:  # a log does not show which calls a host call carried out
             columns = ("call", "calls", "failed")
             cells = [(name, calls[name], failed[name]) for name in names]
             bars = [Bar(name, "calls", 0, calls[name], f"{calls[name]:,}") for name in names]
@@ -99,7 +102,7 @@ class Trace(_Trace):
         return mime_bundle(html_table(columns, cells, len(cells)), chart, include, exclude)
 
     def _repr_html_(self) -> str:
-        """The memory calls by name, for notebooks. O(events)."""
+        """Return the memory calls by name, for notebooks. O(events)."""
         return str(self._repr_mimebundle_()["text/html"])
 
     def __enter__(self) -> Trace:
@@ -110,5 +113,5 @@ class Trace(_Trace):
 
 
 def open(path: str) -> Trace:
-    """The trace at `path`. Raises `laconic.errors.LaconicError` where it is none."""
+    """Return the trace at `path`. Raises `laconic.errors.LaconicError` if it is not a trace."""
     return Trace(path)

@@ -1,8 +1,8 @@
-"""How large a record batch is before it is unpacked: read from the head of its Arrow message.
+"""The decompressed size of a record batch, read from the head of its Arrow message.
 
-A batch is compressed, and some kilobytes can unpack to gigabytes. The head of the message (a
-flatbuffer, described by Arrow's format/Message.fbs) has the number of rows and the place of each
-buffer; a compressed buffer begins with its size when it is unpacked.
+A batch is compressed, and some kilobytes can decompress to gigabytes. The head of the message (a
+flatbuffer, described by Arrow's format/Message.fbs) contains the number of rows and the position of
+each buffer; a compressed buffer starts with its decompressed size.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ import struct
 from typing import BinaryIO, NamedTuple
 
 _CONTINUATION = b"\xff\xff\xff\xff"
-#: Bytes that the head of a message may have. That of a trace's batch has less than 2,000.
+#: The maximum size of a message's head, in bytes. In a trace, it is below 2,000.
 _LARGEST_HEAD = 1 << 16
 _RECORD_BATCH = 3
-#: Fields of the flatbuffer tables Message, RecordBatch by their numbers in format/Message.fbs.
+#: Field numbers of the flatbuffer tables Message and RecordBatch in format/Message.fbs.
 _HEADER_TYPE, _HEADER = 1, 2
 _LENGTH, _BUFFERS, _COMPRESSION = 0, 2, 3
 
 
 class BatchSize(NamedTuple):
-    """A batch's rows, and the bytes of its buffers when they are unpacked."""
+    """A batch's rows, and the decompressed bytes of its buffers."""
 
     rows: int
     unpacked: int
 
 
 def batch_size(file: BinaryIO) -> BatchSize | None:
-    """The size of the record batch that begins at the file's position, which stays; None for any
-    other message, and at the end of the stream. O(buffers). Raises ValueError for a head that makes
-    no sense.
+    """Return the size of the record batch at the file's position, which does not change.
+    O(buffers).
+
+    Returns None for any other message, and at the end of the stream. Raises ValueError for an
+    invalid head.
     """
     at = file.tell()
     try:
@@ -63,7 +65,7 @@ def _batch_size(file: BinaryIO) -> BatchSize | None:
         if size and compressed:
             file.seek(body + offset)
             (size_unpacked,) = struct.unpack("<q", file.read(8))
-            if size_unpacked != -1:  # the buffer is stored as it is
+            if size_unpacked != -1:  # the buffer is not compressed
                 size = size_unpacked
         if size < 0:
             raise ValueError("a buffer of it has a negative size")
@@ -77,12 +79,12 @@ def _number(form: str, head: bytes, at: int) -> int:
 
 
 def _table(head: bytes, at: int) -> int:
-    # Where the table lies whose offset is at `at`.
+    # The position of the table whose offset is at `at`.
     return at + _number("<I", head, at)
 
 
 def _field(head: bytes, table: int, number: int) -> int | None:
-    # Where a field of a table lies; None for one that has its default.
+    # The position of a field of a table; None if the field has its default.
     entries = table - _number("<i", head, table)
     place = 4 + 2 * number
     if place >= _number("<H", head, entries):

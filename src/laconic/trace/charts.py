@@ -1,5 +1,5 @@
-"""Bar charts of results, for notebooks: as Vega-Lite, which notebooks draw, and as HTML for those
-that do not. Neither fetches anything."""
+"""Bar charts of results, for notebooks: as Vega-Lite, which notebooks draw, and as HTML for
+notebooks that do not. Neither loads anything from a network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 #: The MIME type of a Vega-Lite specification.
 VEGA_LITE = "application/vnd.vegalite.v5+json"
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
-#: Colors that people who cannot tell red from green can tell, in the order of the series.
+#: Colors that can be distinguished without telling red from green, in the order of the series.
 _COLORS = ("#4c78a8", "#f58518", "#72b7b2", "#b279a2")
-#: Of the HTML chart, in pixels.
+#: Dimensions of the HTML chart, in pixels.
 _LABELS, _BARS, _LINE = 260, 420, 20
 
 
 class Bar(NamedTuple):
-    """A bar of `label`, from `start` to `end`; `text` is its value in words."""
+    """A bar of `label`, from `start` to `end`; `text` is its value as text."""
 
     label: str
     series: str
@@ -27,9 +27,9 @@ class Bar(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """Bars, grouped by label in the order of `bars`. `title` says what they are, `measure` what
-    their length is. `stacked`: the series of a label are parts of one bar, not bars of their
-    own."""
+    """Bars, grouped by label in the order of `bars`. `title` describes them, `measure` is what
+    their length shows. `stacked`: the series of a label are parts of one bar instead of separate
+    bars."""
 
     title: str
     measure: str
@@ -127,8 +127,8 @@ def mime_bundle(
     include: Iterable[str] | None = None,
     exclude: Iterable[str] | None = None,
 ) -> Mapping[str, Any]:
-    """Return what a notebook shows of a result, by MIME type: its table with the chart, and the
-    chart alone as Vega-Lite."""
+    """Return a notebook's representations of a result, by MIME type: its table with the chart, and
+    the chart alone as Vega-Lite."""
     bundle: dict[str, Any] = {"text/html": table + (chart.html() if chart is not None else "")}
     if chart is not None:
         bundle[VEGA_LITE] = chart.vega_lite()

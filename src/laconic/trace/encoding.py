@@ -1,8 +1,8 @@
-"""Rows to Arrow record batches and back.
+"""Conversion between rows and Arrow record batches.
 
-Numbers go through `array`, which costs a fifth of what pyarrow's own conversion of Python objects
-does. Times are stored as differences to the row before, touched runs as pages counted from the
-row's a0: both compress to little.
+Numbers are converted by `array`, which takes a fifth of the time of pyarrow's own conversion of
+Python objects. Times are stored as differences from the previous row, and touched runs as pages
+relative to the row's a0; both compress well.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 #: The latest time of a row, in nanoseconds since the trace began.
 LATEST = (1 << 63) - 1
-#: Touched runs that are decoded at once.
+#: The maximum number of touched runs that are decoded at once.
 RUNS = 1 << 17
 _RUN = (("start", "q", "int64"), ("pages", "Q", "uint64"), ("how", "B", "uint8"))
 
 
 def arrow_schema(metadata: dict[str, str], version: int = SCHEMA) -> pa.Schema:
-    """The Arrow schema of a file of schema `version`, with what is known of the recording and its
-    checksum as metadata."""
+    """Return the Arrow schema of a file of schema `version`, with the description of the recording
+    and its checksum as metadata."""
     import pyarrow as pa
 
     runs = pa.struct(
@@ -48,11 +48,10 @@ def arrow_schema(metadata: dict[str, str], version: int = SCHEMA) -> pa.Schema:
 
 
 def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.RecordBatch, int]:
-    """One record batch of `rows` (at least one), and the time of its last row; `time` is that of
-    the row before them. O(rows).
+    """Return one record batch of `rows` (at least one), and the time of its last row; `time` is
+    that of the row before them. O(rows).
 
-    Times never go backwards: a row with an earlier time than the row before it gets that row's
-    time.
+    Times never decrease: a row with an earlier time than the previous row gets that row's time.
     """
     import pyarrow as pa
 
@@ -86,11 +85,10 @@ def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.Record
 
 
 class Times:
-    """The times of the rows that have been decoded so far, in nanoseconds since the trace began.
+    """The times of the rows decoded so far, in nanoseconds since the trace began.
 
-    `written` is the time of the last row as it is in the file, `shown` the latest time that a row
-    was given. They differ only in traces that older releases imported from a log whose clock was
-    set back.
+    `written` is the last row's time in the file, `shown` the latest time given to a row. They
+    differ only in traces that older releases imported from a log whose clock was set back.
     """
 
     __slots__ = ("shown", "written")
@@ -99,8 +97,10 @@ class Times:
         self.written = self.shown = 0
 
     def take(self, steps: array[int]) -> list[int]:
-        """The times of the next rows, from the differences in the file; none is earlier than the
-        one before it, and none is later than `LATEST`. O(rows)."""
+        """Return the times of the next rows, from the differences in the file. O(rows).
+
+        No time is earlier than the one before it, and none is later than `LATEST`.
+        """
         written = list(islice(accumulate(steps, initial=self.written), 1, None))
         if not written:
             return written
@@ -114,8 +114,11 @@ class Times:
 
 
 def most_runs(batch: pa.RecordBatch) -> int:
-    """An upper bound of the touched runs of one row: exact if the batch has more than `RUNS`,
-    otherwise those of the whole batch. O(rows) if the batch has more than `RUNS`."""
+    """Return an upper bound of the touched runs of one row.
+
+    It is exact if the batch has more than `RUNS`, and O(rows) then; otherwise it is the total of
+    the batch.
+    """
     touched = batch.column("touched")
     if len(touched.values) <= RUNS:
         return len(touched.values)
@@ -125,8 +128,10 @@ def most_runs(batch: pa.RecordBatch) -> int:
 
 
 def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """A batch in pieces of at most `RUNS` touched runs, or of one row. Decoded, a run takes ten
-    times its bytes in the file. O(rows)."""
+    """Yield a batch in pieces of at most `RUNS` touched runs, or of one row. O(rows).
+
+    A decoded run takes ten times its bytes in the file.
+    """
     touched = batch.column("touched")
     count = batch.num_rows
     if len(touched.values) <= RUNS:
@@ -143,9 +148,9 @@ def portions(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
-    """The rows of a batch; `times` has those of the rows before. O(rows).
+    """Return the rows of a batch; `times` contains those of the rows before. O(rows).
 
-    A column that the schema of an older file lacks has its default in every row.
+    A column that an older file's schema lacks has its default in every row.
     """
     count = batch.num_rows
     columns: dict[str, Any] = {
@@ -157,7 +162,7 @@ def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
         if number.name in batch.schema.names
     }
     for name, values in numbers.items():
-        # Most columns of most batches hold one value all along, which need not be made again for
+        # In most batches, most columns contain a single value, which need not be created again for
         # each row.
         is_uniform = values and values.tobytes() == values[:1].tobytes() * count
         columns[name] = repeat(values[0], count) if is_uniform else values
@@ -168,12 +173,12 @@ def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
     if len(touched.values):
         columns["touched"] = _touched(touched, numbers["a0"])
     in_order = [columns[name] for name in Row._fields]
-    # As `map(Row._make, ...)`, in a third of its time.
+    # Equivalent to `map(Row._make, ...)`, in a third of its time.
     return list(map(new, repeat(Row), zip(*in_order, strict=True)))
 
 
 def checksum(batch: pa.RecordBatch) -> int:
-    """The CRC-32 of a batch's contents, however it is compressed. O(bytes)."""
+    """Return the CRC-32 of a batch's contents, regardless of its compression. O(bytes)."""
     crc = 0
     for column in batch.columns:
         for buffer in column.buffers():
@@ -183,7 +188,7 @@ def checksum(batch: pa.RecordBatch) -> int:
 
 
 def head_checksum(metadata: Mapping[str, str]) -> str:
-    """The CRC-32 of what a trace says of itself, as it stands in `crc32` there."""
+    """Return the CRC-32 of a trace's description, as stored in its `crc32`."""
     items = sorted(item for item in metadata.items() if item[0] != "crc32")
     return str(zlib.crc32(repr(items).encode("utf-8", "surrogateescape")))
 

@@ -1,16 +1,16 @@
-"""What `lost` rows say, as text; the same loss is reported once."""
+"""The contents of `lost` rows as text; equal losses are reported once."""
 
 from __future__ import annotations
 
 from laconic.trace.schema import Row
 
-#: Texts that are kept; those of more are counted alone.
+#: The maximum number of distinct texts; further ones are only counted.
 KEPT = 100
 
 
 class Losses:
-    """The losses of one trace: `places`, `missing` (lines or calls, as far as that is known), and
-    what they were."""
+    """The losses of one trace: `places`, `missing` (lines or calls, as far as known), and their
+    texts."""
 
     def __init__(self) -> None:
         self.places = 0
@@ -18,7 +18,7 @@ class Losses:
         self._texts: dict[str, list[int]] = {}
 
     def add(self, row: Row) -> None:
-        """Enters one `lost` row. O(1)."""
+        """Add one `lost` row. O(1)."""
         text = row.data.decode("utf-8", "replace")
         self.places += 1
         self.missing += row.a0
@@ -29,7 +29,7 @@ class Losses:
         found[1] += row.a0
 
     def sentences(self) -> list[str]:
-        """One sentence for each kind of loss, in the order of their first places."""
+        """Return one sentence for each kind of loss, in the order of first appearance."""
         found = []
         for text, (places, missing) in self._texts.items():
             facts = [f"{missing:,}"] if missing else []

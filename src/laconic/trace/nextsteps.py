@@ -1,4 +1,4 @@
-"""What a person does with a new trace."""
+"""The next commands for a new trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers with three significant digits and a unit, for sentences of analyses and of reports."""
+"""Numbers with three significant digits and a unit, for the text of analyses and reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS: tuple[Unit, ...] = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 
 
 def digits(number: float, decimals: int = 9) -> str:
-    """Three significant digits, of which at most so many are decimals.
+    """Return three significant digits, with at most `decimals` decimals.
 
     >>> digits(0.3894), digits(5.957), digits(181.2), digits(14_521), digits(0.01234, 3), digits(0)
     ('0.389', '5.96', '181', '14,500', '0.012', '0')
@@ -29,7 +29,8 @@ def digits(number: float, decimals: int = 9) -> str:
 
 
 def unit(values: Iterable[float]) -> Unit:
-    """The unit for values that are compared: that of the largest, which is half of it or more.
+    """Return the unit for compared values: the largest one such that some value is at least half of
+    it.
 
     >>> unit([7.1e8, 2e6]), unit([4e8]), unit([12.0]), unit([])
     ((1000000000.0, 'G'), (1000000.0, 'M'), (1, ''), (1, ''))
@@ -39,7 +40,8 @@ def unit(values: Iterable[float]) -> Unit:
 
 
 def span(low: float, high: float, of: Unit) -> str:
-    """A range in a unit that its place names; equal ends once, below a hundredth `<0.01`.
+    """Return a range in the unit `of`, without its letter. Equal ends are shown once, and values
+    below a hundredth as `<0.01`.
 
     >>> span(0.737e9, 1.18e9, (1e9, "G")), span(2e6, 3e6, (1e9, "G")), span(0, 0, (1e9, "G"))
     ('0.737–1.18', '<0.01', '0')
@@ -59,7 +61,7 @@ def span(low: float, high: float, of: Unit) -> str:
 
 
 def cycles(low: float, high: float, of: Unit | None = None) -> str:
-    """A range of cycles with its unit, which is its own unless one is given.
+    """Return a range of cycles with its unit: `of`, or by default the one that fits the range.
 
     >>> cycles(0.49e9, 0.7e9), cycles(13e6, 19e6, (1e9, "G")), cycles(12, 12)
     ('0.490–0.700 G cycles', '0.013–0.019 G cycles', '12 cycles')

@@ -1,4 +1,4 @@
-"""A trace with the symbols of its own frames in it, so that another machine shows the same
+"""A trace that contains the symbols of its own frames, so that other machines show the same
 names."""
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _MODULE, _FRAMES, _STACK, _SYMBOLS, _END = (
 
 @dataclass(slots=True)
 class Packed:
-    """What was found. `frames` of all modules, `named` those whose function is known; `added`
-    modules got a row now, `already` had one. `missing`: why there are no symbols of a module;
-    `partial`: what of them there is not, and why. `texts`: stacks that are words already."""
+    """The results of packing. `frames` counts the frames of all modules, and `named` those whose
+    function is known. `added` are the modules that got a row now; `already` counts those that had
+    one. `missing` states why a module has no symbols, and `partial` which of its symbols are
+    missing, and why. `texts` counts the stacks recorded as text."""
 
     frames: int = 0
     named: int = 0
@@ -41,12 +42,12 @@ def symbols_of(
     symbolizer: Symbolizer | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
-    """Reads a trace to its end and makes the `symbols` rows that it lacks. O(events + frames), and
+    """Read a trace to its end, and make its missing `symbols` rows. O(events + frames), plus
     reading the modules.
 
-    A module without any result gets none, so that a machine which has it can still name its
-    frames. JIT memory always gets one: a perf map of the same process id elsewhere is another
-    program's. Raises LaconicError.
+    A module without any result gets no row, so that a machine which has the module can still name
+    its frames. JIT memory always gets a row, because a perf map of the same process id on another
+    machine is another program's. Raises LaconicError.
     """
     if trace.redacted:
         raise LaconicError(
@@ -111,7 +112,7 @@ def _pack(
 
 
 def symbols_row(number: int, places: Mapping[Frame, Sequence[Place]], time: int) -> Row:
-    """The row with the names of frames of the module `number`. O(frames)."""
+    """Return the row with the names of frames of the module `number`. O(frames)."""
     found = {frame.key: [list(place) for place in found] for frame, found in places.items()}
     data = json.dumps({"places": found}, separators=(",", ":")).encode("utf-8", "surrogateescape")
     return Row(_SYMBOLS, time, 0, 0, a0=number, data=data)
@@ -125,12 +126,12 @@ def write(
     force: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes the trace to `path`, the rows of `packed` before its last one; all others stay as they
-    are. O(events).
+    """Write the trace to `path`, with the rows of `packed` before its last row; all others are
+    unchanged. O(events).
 
-    Where the trace is damaged, what can be read is written, and a `lost` row says what is missing.
-    Raises LaconicError where the file cannot be made, OSError where it cannot be written to its
-    end; then it is removed.
+    If the trace is damaged, the readable part is written, and a `lost` row states what is missing.
+    Raises LaconicError if the file cannot be created. Raises OSError if it cannot be written
+    completely, and removes it.
     """
     writer = _Copy(trace, path, force)
     try:
@@ -161,7 +162,7 @@ def _rows(trace: Trace, packed: Packed) -> Iterator[list[Row]]:
     end = [held.pop()] if held and held[-1].event == _END else []
     yield held
     if trace.loss and "damaged" in trace.loss:
-        # The copy is whole in itself: what is missing must be recorded in it.
+        # The copy itself is complete, so it must record what is missing.
         text = f"before it was packed, {trace.loss}"
         yield [Row(CODES["lost"], time, 0, 0, data=text.encode())]
     yield packed.rows
@@ -169,11 +170,11 @@ def _rows(trace: Trace, packed: Packed) -> Iterator[list[Row]]:
 
 
 class _Copy(TraceWriter):
-    # Says of the recording what the trace says.
+    # A writer that copies the trace's description of the recording.
 
     def __init__(self, trace: Trace, path: str, force: bool) -> None:
         super().__init__(path, trace.source, trace.about, force=force)
-        # A code never changes its meaning: what one of the two releases does not know, the other
+        # A code never changes its meaning: if one of the two releases does not know it, the other
         # one does.
         names = list(trace.names)
         names[: len(EVENTS)] = [

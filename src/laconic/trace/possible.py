@@ -1,8 +1,8 @@
-"""Rows that cannot be true: calls that succeeded although the kernel refuses them, and texts that
-no writer wrote.
+"""Impossible rows: calls that succeeded although the kernel refuses them, and texts that no writer
+wrote.
 
-A line of a log that says so is an unrecognized line, and a row of a trace that says so counts as
-lost. So no code behind the importers and the reader meets a mapping of no bytes, or a range outside
+Such a line of a log is an unrecognized line, and such a row of a trace counts as lost. Therefore,
+code behind the importers and the reader never receives a mapping of no bytes, or a range outside
 the address space.
 """
 
@@ -29,17 +29,18 @@ from laconic.trace.schema import CODES, MEMORY_CODES, NO_RESULT, UNFINISHED, Row
 _ENDLESS = UNFINISHED | NO_RESULT
 _IN_PAGE = PAGE_SIZE - 1
 _FIXED = MAP_FIXED | MAP_FIXED_NOREPLACE
-#: Calls that refuse a start that is not a page's (EINVAL).
+#: Calls that refuse a start that is not page aligned (EINVAL).
 _ALIGNED = frozenset({"mprotect", "pkey_mprotect", "madvise", "msync", "munmap", "mseal", "mbind"})
-#: Calls that fail where a part of the range `[a0, a0 + a1)` is not mapped, and so for any outside
-#: the address space.
+#: Calls that fail if a part of the range `[a0, a0 + a1)` is not mapped, and therefore for any range
+#: outside the address space.
 _MAPPED = _ALIGNED | {"mlock", "mlock2", "munlock"}
 _ADDRESSES = frozenset({"shmat", "map_shadow_stack"})
 
 
 def impossible_call(name: str, args: Sequence[int], result: int) -> str:
-    """Why the kernel cannot have answered a call with `result`, "" if it can. Errors are always
-    possible. O(1).
+    """Return why the kernel cannot have answered a call with `result`, or "" if it can. O(1).
+
+    Errors are always possible.
 
     >>> impossible_call("mmap", (0, 0, 3, 0x22, -1, 0), 0x7F0000000000)
     'an mmap of length 0 succeeded'
@@ -99,7 +100,7 @@ def _ranged(name: str, args: Sequence[int]) -> str:
 
 
 class Judge:
-    """Finds the rows of a trace that cannot be true; `names` are the names of the event codes."""
+    """Finds the impossible rows of a trace; `names` are the names of the event codes."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -110,8 +111,8 @@ class Judge:
             self._checks[CODES[name]] = check
 
     def possible(self, rows: list[Row]) -> list[Row]:
-        """The rows, with a `lost` row instead of each that cannot be true. Changes and returns
-        `rows`. O(rows)."""
+        """Return the rows, with a `lost` row instead of each impossible one. Changes `rows`.
+        O(rows)."""
         checks = self._checks
         for place, row in enumerate(rows):
             check = checks[row.event]
@@ -125,7 +126,7 @@ class Judge:
         return rows
 
 
-#: True for a row that can be true.
+#: Returns True for a possible row.
 Check = Callable[[Row], bool]
 
 
@@ -161,7 +162,7 @@ def _is_plain_brk(row: Row) -> bool:
     return 0 <= row.result <= TASK_SIZE
 
 
-#: Sufficient conditions for calls that can be true, for the names that traces consist of.
+#: Sufficient conditions for a possible call, for the calls that make up most of a trace.
 _PLAIN: dict[str, Check] = {
     "mmap": _is_plain_mmap,
     "brk": _is_plain_brk,
@@ -198,7 +199,7 @@ def _program(row: Row) -> bool:
 
 
 def _is_layout(layout: Any) -> bool:
-    # The fields of `laconic.memory.layout.Layout`.
+    # True for the fields of `laconic.memory.layout.Layout`.
     if not isinstance(layout, dict) or not layout.keys() <= _LAYOUT:
         return False
     advice = layout.get("refused_advice")
@@ -239,7 +240,7 @@ def _symbols(row: Row) -> bool:
 
 
 def _is_place(place: Any) -> bool:
-    # The fields of `laconic.stacks.symbolize.Place`.
+    # True for the fields of `laconic.stacks.symbolize.Place`.
     if not isinstance(place, list) or not 2 <= len(place) <= len(_PLACE):
         return False
     return all(isinstance(value, kind) for value, kind in zip(place, _PLACE, strict=False))

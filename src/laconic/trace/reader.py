@@ -1,4 +1,4 @@
-"""Reading a trace: up to the first damage, and never a row that is not what was written."""
+"""Reading a trace: up to the first damage, and only rows that were written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from laconic.trace.schema import BATCH, CODES, EVENTS, LARGEST_BATCH, MOST_RUNS,
 if TYPE_CHECKING:
     import pyarrow as pa
 
-#: How traces are made.
+#: The sources of traces.
 SOURCES = ("run", "strace", "gramine", "perf")
 T = TypeVar("T")
 _END = CODES["end"]
@@ -24,14 +24,14 @@ _MAGIC = b"\xff\xff\xff\xff"
 
 
 class Trace:
-    """A trace that was recorded or imported.
+    """A recorded or imported trace.
 
-    `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` what is known of the
-    recording, `machine` where it was made. After an iteration `loss` says in words what is missing
-    at its end, or is None, and `events` how many rows there were; during one, `position` is the
-    byte that has been read up to.
+    `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` describes the
+    recording, and `machine` the machine on which it was made. After an iteration, `loss` states as
+    text what is missing at the end, or is None, and `events` is the number of rows. During an
+    iteration, `position` is the byte up to which the file has been read.
 
-    Raises LaconicError where the file cannot be read, is not a trace, or is of a newer schema.
+    Raises LaconicError if the file cannot be read, is not a trace, or has a newer schema.
     """
 
     def __init__(self, path: str) -> None:
@@ -64,12 +64,12 @@ class Trace:
         self.machine: dict[str, Any] = _json(metadata, "machine", dict) or {}
         self.about: dict[str, Any] = _json(metadata, "about", dict) or {}
         names = [str(name) for name in _json(metadata, "events", list) or EVENTS][:256]
-        # A newer release of the same schema may know more calls than this one.
+        # A newer release of the same schema may have more events than this one.
         self.names: list[str] = [*names, *(f"?{code}" for code in range(len(names), 256))]
 
     @property
     def has_touches(self) -> bool:
-        """Whether the trace says which pages were touched."""
+        """Whether the trace records which pages were touched."""
         return "touched pages" not in self.about.get("unknown", ())
 
     @property
@@ -79,15 +79,15 @@ class Trace:
 
     @property
     def cpus(self) -> int:
-        """The number of CPUs of the machine on which the trace was made, 0 if it is not known."""
+        """The number of CPUs of the machine on which the trace was made, or 0 if it is unknown."""
         count = self.machine.get("cpus")
         return count if isinstance(count, int) else 0
 
     def batches(self) -> Iterator[list[Row]]:
-        """The rows, some thousands at a time, in the order of `laconic.trace.schema.Row`. O(rows),
-        bounded memory.
+        """Yield the rows in batches of some thousands, in the order of `laconic.trace.schema.Row`.
+        O(rows), bounded memory.
 
-        A row that no call can have made (`laconic.trace.possible`) is given as a `lost` row.
+        An impossible row (`laconic.trace.possible`) is replaced by a `lost` row.
         """
         from laconic.trace.encoding import Times, decode, portions
         from laconic.trace.possible import Judge
@@ -123,7 +123,7 @@ class Trace:
             self.loss = self._damage + (self.loss or f"All {self.events:,} events could be read")
 
     def rows(self) -> Iterator[Row]:
-        """The rows one by one."""
+        """Yield the rows one by one."""
         for batch in self.batches():
             yield from batch
 
@@ -150,7 +150,7 @@ class Trace:
             import pyarrow as pa
 
             try:
-                # Threads for each batch cost more than they save.
+                # Starting threads for each batch costs more than they save.
                 stream = pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False))
                 metadata = {
                     os.fsdecode(k): os.fsdecode(v)
@@ -172,14 +172,14 @@ class Trace:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    # What pyarrow raises for bytes that make no sense.
+    # The exceptions that pyarrow raises for invalid bytes.
     import pyarrow as pa
 
     return pa.ArrowException, OSError, ValueError, EOFError, MemoryError, OverflowError
 
 
 def _check_size(file: BinaryIO) -> None:
-    # Raises ValueError for a batch that no release of Laconic wrote, before it is unpacked.
+    # Raises ValueError for a batch that no release of Laconic wrote, before it is decompressed.
     from laconic.trace.batchsize import batch_size
 
     size = batch_size(file)
@@ -194,7 +194,7 @@ def _check_size(file: BinaryIO) -> None:
 
 
 def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: int) -> None:
-    # Raises ValueError where a batch is not the one that was written as the next.
+    # Raises ValueError if a batch is not the one that was written next.
     from laconic.trace.encoding import checksum, most_runs
 
     batch.validate(full=True)
@@ -210,8 +210,8 @@ def _prove(batch: pa.RecordBatch, about: Mapping[bytes, bytes] | None, before: i
 
 
 def open_input(path: str) -> BinaryIO:
-    """A regular file for reading, or standard input if `path` is `-`. Raises LaconicError with what
-    is wrong with it."""
+    """Open a regular file for reading, or standard input if `path` is `-`. Raises LaconicError with
+    the reason if that fails."""
     if path == "-":
         return open(location(path), "rb")
     try:
@@ -224,7 +224,7 @@ def open_input(path: str) -> BinaryIO:
             )
         file = open(path, "rb")  # noqa: SIM115
         try:
-            file.peek(1)  # a file that opens may still fail to be read
+            file.peek(1)  # a file that can be opened may still not be readable
         except BaseException:
             file.close()
             raise
@@ -235,7 +235,7 @@ def open_input(path: str) -> BinaryIO:
         ) from None
 
 
-#: What standard input held: one unnamed file, once it has been read.
+#: The copy of standard input: one unnamed file, once it has been read.
 _standard_input: list[BinaryIO] = []
 
 
@@ -276,7 +276,7 @@ def _copy_of_standard_input() -> BinaryIO:
 
 
 def looks_like(head: bytes) -> str:
-    """What a file that begins with `head` is, for people."""
+    """Return the kind of file that begins with `head`, as text."""
     for magic, what in _LOOKS:
         if head.startswith(magic):
             return what
@@ -312,7 +312,7 @@ def _number(metadata: dict[str, str], key: str) -> int:
 
 
 def _json(metadata: dict[str, str], key: str, kind: type[T]) -> T | None:
-    # The value of a key; None where there is none of that type.
+    # Return the value of a key, or None if there is none of that type.
     try:
         value = json.loads(metadata[key])
     except (KeyError, ValueError, RecursionError):

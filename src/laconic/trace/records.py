@@ -20,7 +20,8 @@ from laconic.trace.schema import (
     Row,
 )
 
-#: Arguments that each call has; the rest of the six registers is whatever the program left there.
+#: The number of arguments of each call; the rest of the six registers contains whatever the program
+#: left there.
 ARITY = {
     "mmap": 6,
     "mprotect": 3,
@@ -71,7 +72,7 @@ ARITY = {
 
 
 class TracedFile(NamedTuple):
-    """A file that a call's descriptor referred to: identity, size in bytes then, `FileMode`
+    """A file that a call's descriptor referred to: identity, size in bytes at that time, `FileMode`
     bits."""
 
     file: File
@@ -82,11 +83,11 @@ class TracedFile(NamedTuple):
 class Call(NamedTuple):
     """One memory or process call. `time` is in nanoseconds since the trace began.
 
-    `result` is what the program got (a value, or a negative errno), None where it never returned or
-    the log does not show it. `host_calls` were made for it, for changes of `kinds`. `file` is
-    what its descriptor referred to, `shown` what the host shows of a new mapping where that is
-    another file. `touched` are runs `(start, end, how)` in bytes of pages that had been touched, of
-    those that the call was about to change. `name` is the path of an execve.
+    `result` is the program's result (a value, or a negative errno); None if the call never returned
+    or the log does not show the result. `host_calls` is the number of host calls made for it, and
+    `kinds` their kinds of change. `file` is the file of its descriptor; `shown` is the file that
+    the host shows for a new mapping, if that is another. `touched` are runs `(start, end, how)` in
+    bytes of touched pages that the call was about to change. `path` is the path of an execve.
     """
 
     number: int
@@ -106,7 +107,7 @@ class Call(NamedTuple):
 
 
 class Program(NamedTuple):
-    """The process runs a new program. `about` holds `path`, `argv`, `bits` and, where known,
+    """The process starts a new program. `about` contains `path`, `argv`, `bits` and, if known,
     `layout`."""
 
     number: int
@@ -119,8 +120,8 @@ class Program(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What the host's map showed: the runs `(start, end, vma)` that differed from bookkeeping; None
-    for a hole."""
+    """The host's map: the runs `(start, end, vma)` that differed from the bookkeeping. `vma` is
+    None for a hole."""
 
     number: int
     time: int
@@ -130,8 +131,7 @@ class Maps(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process or thread whose beginning the trace does not hold; `parent` is 0 where that is not
-    known either."""
+    """A process or thread whose start is not in the trace; `parent` is 0 if it is unknown too."""
 
     number: int
     time: int
@@ -142,8 +142,8 @@ class Process(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """A thread ended, with a wait status (waitpid(2)); `touched` are the pages touched since they
-    were last read."""
+    """A thread ended, with a wait status (waitpid(2)); `touched` are the pages touched since the
+    previous scan."""
 
     number: int
     time: int
@@ -154,7 +154,7 @@ class Exit(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Something is missing here: `missing` lines or calls, 0 where that is not known."""
+    """Data is missing here: `missing` lines or calls, 0 if the number is unknown."""
 
     number: int
     time: int
@@ -165,7 +165,7 @@ class Loss(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What a person must know."""
+    """A message for the user."""
 
     number: int
     time: int
@@ -175,7 +175,7 @@ class Note(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """The stack of this thread's next call, a frame a line, as a log showed it."""
+    """The stack of this thread's next call as a log showed it, one frame per line."""
 
     number: int
     time: int
@@ -185,8 +185,8 @@ class Stack(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """A row that belongs to the call after it: what an upcall answered, or a host call that was
-    made for it."""
+    """A row that belongs to the next call: the answer of an upcall, or a host call that was made
+    for it."""
 
     number: int
     time: int
@@ -197,7 +197,7 @@ class Detail(NamedTuple):
 
 
 class End(NamedTuple):
-    """The recording was ended in order."""
+    """The end of a complete recording."""
 
     number: int
     time: int
@@ -214,7 +214,7 @@ _CALLS = {*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)}
 
 
 def records(rows: Iterable[Row], names: list[str]) -> Iterator[Record]:
-    """Typed records from rows; `names` are the events' names by code. O(rows)."""
+    """Yield typed records for rows; `names` are the events' names by code. O(rows)."""
     files: dict[int, TracedFile] = {}
     begun: dict[int, Row] = {}
     pending: tuple[Row, int, list[tuple[int, int, Vma | None]]] | None = None
@@ -242,18 +242,19 @@ def records(rows: Iterable[Row], names: list[str]) -> Iterator[Record]:
 
 
 def traced_file(row: Row) -> TracedFile:
-    """The file that a `file` row describes."""
+    """Return the file that a `file` row describes."""
     inode = row.a2 - (1 << 64) if row.a2 >> 63 else row.a2
     return TracedFile(File(row.a0, row.a1, inode, os.fsdecode(row.data)), row.a3, row.a4)
 
 
 def vma_run(row: Row, files: Mapping[int, TracedFile | OpenFile]) -> tuple[int, int, Vma | None]:
-    """The run `(start, end, vma)` that a `vma` row describes."""
+    """Return the run `(start, end, vma)` that a `vma` row describes."""
     if row.a5:
         return row.a0, row.a1, None
     base = row.a3 - (1 << 64) if row.a3 >> 63 else row.a3
     number = row.file
-    # Number 0 is not a file here; a replay of a log has an unknown file under it, for calls.
+    # Here, the number 0 means no file. In a replay of a log, it is the number of an unknown file,
+    # for calls.
     file = files[number].file if number and number in files else None
     name = os.fsdecode(row.data) if row.data else None
     return row.a0, row.a1, Vma(row.a2, file, base, name, row.a4)
@@ -268,7 +269,7 @@ def _call(
 ) -> Call:
     state, file, touched = row.state, row.file, row.touched
     if begun is not None and begun.said == row.event:
-        # What was known when its work began stands in that row.
+        # Facts known when the call's work began are in that row.
         file, touched = file or begun.file, touched or begun.touched
     return Call(
         number=number,

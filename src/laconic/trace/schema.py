@@ -1,9 +1,9 @@
-"""What a trace file holds: the columns, the events by code, and the meaning of every field.
+"""The contents of a trace file: the columns, the events by code, and the meaning of every field.
 
 A trace is an Arrow IPC stream: its schema, then record batches (zstd), appended while recording.
-One row is one event. Nothing that bookkeeping learned is left out: the calls, what its upcalls
-answered, what the host showed. So a replay comes to the same state by the same code.
-docs/appendix/trace.md describes the same for people.
+One row is one event. A trace contains all information that the bookkeeping received: the calls, the
+answers of its upcalls, the host's maps. A replay therefore reaches the same state with the same
+code. docs/appendix/trace.md describes the format for readers.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from typing import Final, NamedTuple
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import new
 
-#: The version of the file's meaning. A reader reads its own and all older ones. A new column raises
-#: it (`Row`, `NUMBERS`).
+#: The version of the file's meaning. A reader reads its own version and all older ones. A new
+#: column raises it (`Row`, `NUMBERS`).
 SCHEMA: Final = 1
 
-#: Rows of a batch, at most. Larger ones compress no better and are read no faster.
+#: The maximum number of rows in a batch. Larger batches compress no better and are read no faster.
 BATCH: Final = 16384
-#: Bytes that a batch has when it is unpacked, at most. The numbers of 16,384 rows take 1.4 MB;
-#: texts and touched runs (17 bytes each) take the rest. A writer begins another batch at half of
-#: it.
+#: The maximum size of a decompressed batch, in bytes. The numbers of 16,384 rows take 1.4 MB; texts
+#: and touched runs (17 bytes each) take the rest. A writer starts another batch at half of it.
 LARGEST_BATCH: Final = 1 << 26
-#: Touched runs of one row, at most; a writer leaves out the others, and says so.
+#: The maximum number of touched runs in a row; a writer omits the others, and reports that.
 MOST_RUNS: Final = 1 << 20
 
-#: Memory calls, by their names in `laconic.memory.calls.OPERATIONS`. `other` is one that
-#: bookkeeping does not follow (int 0x80, x32), `i386_brk` the break moved in that way. An event's
-#: code is its place: new names go to the end.
+#: Memory calls, by their names in `laconic.memory.calls.OPERATIONS`. `other` is a call that the
+#: bookkeeping does not follow (int 0x80, x32); `i386_brk` is such a call that moved the break. An
+#: event's code is its position: new names are appended.
 MEMORY_EVENTS: Final = (
     "mmap",
     "mprotect",
@@ -70,11 +69,12 @@ MEMORY_EVENTS: Final = (
     "process_mrelease",
     "memfd_secret",
 )
-#: Of those, the calls that no bookkeeping concerns: logs have them, `laconic run` lets them pass.
+#: The memory calls that do not affect the bookkeeping: logs contain them, `laconic run` does not
+#: record them.
 BYSTANDERS: Final = frozenset(MEMORY_EVENTS[MEMORY_EVENTS.index("mincore") :])
-#: Process calls. The clone family: a0 holds the clone flags (fork: 0; vfork: CLONE_VM |
-#: CLONE_VFORK), the result is the new thread's id. execve and execveat: `data` holds the path; of
-#: one that succeeded a `program` row follows.
+#: Process calls. For the clone family, a0 contains the clone flags (fork: 0; vfork: CLONE_VM |
+#: CLONE_VFORK), and the result is the new thread's id. For execve and execveat, `data` contains the
+#: path; if the call succeeded, a `program` row follows.
 PROCESS_EVENTS: Final = (
     "clone",
     "clone3",
@@ -86,49 +86,49 @@ PROCESS_EVENTS: Final = (
     "seccomp",
 )
 #: Events that are not calls:
-#: `file`     a file, before the first row that names it: a0 major, a1 minor, a2 inode, a3 size in
-#:            bytes, a4 `FileMode` bits; `file` is its number, `data` its path.
-#: `program`  the process runs a new program from here: `data` is JSON (path, argv, bits, layout),
-#:            a0 start_brk, a1 data_size, a2 1 where READ_IMPLIES_EXEC is set. Its maps follow where
-#:            they are known.
-#: `maps`     the host's map was looked at: a0 `vma` rows follow, one for each run that differs from
-#:            what is held. a1: 0 the next call of this thread asked for it; else what bookkeeping
-#:            made of it here, GREW or ADOPTED.
+#: `file`     a file, before the first row that refers to it: a0 major, a1 minor, a2 inode, a3 size
+#:            in bytes, a4 `FileMode` bits; `file` is its number, `data` its path.
+#: `program`  the process starts a new program here: `data` is JSON (path, argv, bits, layout), a0
+#:            start_brk, a1 data_size, a2 1 if READ_IMPLIES_EXEC is set. Its maps follow if they are
+#:            known.
+#: `maps`     the host's map was read: a0 `vma` rows follow, one for each run that differs from the
+#:            held map. a1 is 0 if the next call of this thread requested it; otherwise it is the
+#:            part that the bookkeeping took over here, GREW or ADOPTED.
 #: `vma`      a0 start, a1 end, a2 vm_flags, a3 base (address of the file's byte 0; 0 for anonymous
 #:            memory), a4 pkey, a5 1 for a hole; `file`; `data` its name.
-#: `answer`   what an upcall answered for the next call of this thread: a0 `Answer`, a1 and a2 its
+#: `answer`   the answer of an upcall for the next call of this thread: a0 `Answer`, a1 and a2 its
 #:            arguments, result or `data` the answer.
-#: `begin`    a call whose work begins here and whose row follows later, other calls between: `said`
-#:            is its event code, `state` 1 where what it changes is taken for done here.
-#: `host_call` one that Laconic made for the next call of this thread, where it is not that call
-#:            itself: `said` is its event code, a0 to a5 its arguments.
-#: `process`  a process or thread whose beginning was not seen: a0 1 where it shares the memory of
+#: `begin`    the work of a call starts here, and its row follows later, after other calls: `said`
+#:            is its event code, `state` 1 if its changes are assumed to be done here.
+#: `host_call` a host call that Laconic made for the next call of this thread, if it is not that
+#:            call itself: `said` is its event code, a0 to a5 its arguments.
+#: `process`  a process or thread whose start was not recorded: a0 1 if it shares the memory of
 #:            process `result`.
-#: `exit`     a thread ends: a0 its wait status, a1 1 where that was in a fork or clone whose row
-#:            may still follow.
-#: `lost`     something is missing here: `data` says what, a0 how many lines or calls (0: not
-#:            known), a1 1 where this process's address space is not followed from here on. pid 0:
-#:            of any process.
-#: `note`     what a person must know: `data`.
-#: `stack`    a stack of the next call of this thread, as the log shows it: `data`, a frame a line.
-#: `end`      the last row: the recording was ended in order. a0 the exit status, `data` JSON.
-#: `module`   what the addresses of frames count from: a0 its number, `data` JSON
+#: `exit`     a thread ends: a0 its wait status, a1 1 if it ended in a fork or clone whose row may
+#:            still follow.
+#: `lost`     data is missing here: `data` describes it, a0 the number of lines or calls (0:
+#:            unknown), a1 1 if this process's address space is not followed from here on. pid 0:
+#:            any process.
+#: `note`     a message for the user: `data`.
+#: `stack`    a stack of the next call of this thread, as the log shows it: `data`, one frame per
+#:            line.
+#: `end`      the last row of a complete recording. a0 the exit status, `data` JSON.
+#: `module`   the module to which the addresses of frames are relative: a0 its number, `data` JSON
 #:            (`laconic.stacks.table.Module`).
 #: `frames`   stack frames, numbered from a0 on: `data` is `FRAME` of each, one after the other.
-#: `site`     the stack of this thread's next call: a0 its number; the first time `data` holds the
-#:            numbers of its frames, innermost first, as 32-bit little-endian.
-#: `symbols`  what `laconic pack` found for a module: a0 its number, `data` JSON.
-#: `received` memory that a forked child in Gramine received: a0 start, a1 end, a2 entries of the
-#:            checkpoint that this was sent in (one a page for anonymous memory).
-#: `measured` what SGX hardware counted (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2
-#:            AEXs, a3 synchronous, a4 asynchronous signals; a5 1 for all of a process, 0 for a
-#:            thread; `result` its id on the host. pid 0: which of the trace's processes that is is
-#:            not known.
+#: `site`     the stack of this thread's next call: a0 its number; the first time, `data` contains
+#:            the numbers of its frames, innermost first, as 32-bit little-endian.
+#: `symbols`  the symbols that `laconic pack` found for a module: a0 its number, `data` JSON.
+#: `received` memory that a forked child in Gramine received: a0 start, a1 end, a2 the number of
+#:            checkpoint entries in which it was sent (one per page for anonymous memory).
+#: `measured` SGX hardware counters (Gramine's sgx.enable_stats): a0 EENTERs, a1 EEXITs, a2 AEXs, a3
+#:            synchronous, a4 asynchronous signals; a5 1 for a whole process, 0 for a thread;
+#:            `result` its id on the host. pid 0: the process in the trace is unknown.
 #: `written`  the process wrote to a file that may be mapped, or truncated it: a0 its size in bytes,
-#:            a1 0 where it was truncated to that size, 1 where it was written to, and has at least
-#:            that size; `file`.
-#: `leave`    the recording of this process ends here, and the process goes on; of processes that
-#:            share memory, one row.
+#:            a1 0 if it was truncated to that size, 1 if it was written to and has at least that
+#:            size; `file`.
+#: `leave`    the recording of this process ends here, and the process continues; one row for all
+#:            processes that share memory.
 OTHER_EVENTS: Final = (
     "file",
     "program",
@@ -161,26 +161,26 @@ EVENTS: Final = (
 CODES: Final[dict[str, int]] = {
     name: code for code, name in enumerate(EVENTS) if not name.startswith("?")
 }
-#: Every code below this is a memory call's.
+#: Every code below this is a memory call.
 MEMORY_CODES: Final = 64
 
 #: `state` bits. UNFINISHED: the call never returned (the thread ended in it). FAILED: the host
-#: refused, or stopped half way. CHOSEN: the host chose the address. UNFOLLOWED: bookkeeping left
-#: the call to the host and looked afterwards. NO_RESULT: the log does not show the result.
+#: refused, or stopped halfway. CHOSEN: the host chose the address. UNFOLLOWED: the call was passed
+#: to the host, and the bookkeeping was re-read. NO_RESULT: the log does not show the result.
 UNFINISHED, FAILED, CHOSEN, UNFOLLOWED, NO_RESULT = 1, 2, 4, 8, 16
 
-#: `FileMode` bits of a `file` row: how the descriptor was open, and what it is
-#: (`laconic.memory.mmap.OpenFile`). UNKNOWN_IDENTITY: device and inode are not known, and the path
-#: stands for them. From bit HUGE_SHIFT on, for a file of hugetlbfs: the binary logarithm of its
+#: `FileMode` bits of a `file` row: the access mode of the descriptor, and the kind of file
+#: (`laconic.memory.mmap.OpenFile`). UNKNOWN_IDENTITY: device and inode are unknown, and the path
+#: represents them. From bit HUGE_SHIFT on, for a file of hugetlbfs: the binary logarithm of its
 #: page size.
 READABLE, WRITABLE, PLAIN, NOEXEC, PLACES, UNKNOWN_IDENTITY = 1, 2, 4, 8, 16, 32
 HUGE_SHIFT = 8
 
-#: One frame of a `frames` row: the module's number times 4, plus 2 where the address is exact, plus
-#: 1 where it was guessed (`laconic.stacks.table.Frame`); the address.
+#: One frame of a `frames` row: the module's number times 4, plus 2 if the address is exact, plus 1
+#: if it was guessed (`laconic.stacks.table.Frame`); the address.
 FRAME: Final = struct.Struct("<IQ")
 
-#: What was taken over from a `maps` row that no call asked for: the growth of stacks, or
+#: The part of a `maps` row that was taken over if no call requested it: the growth of stacks, or
 #: everything.
 GREW, ADOPTED = 1, 2
 
@@ -195,16 +195,16 @@ Args = tuple[int, int, int, int, int, int]
 class Row(NamedTuple):
     """One event of a trace. The fields are the columns of the file, in their order.
 
-    `time` is in nanoseconds since the trace began (of a log: since its first line; 0 where it has
-    no times). `a0` to `a5` are the call's arguments as unsigned 64-bit numbers, `result` the
-    program's result or a negative errno. `said` counts the host calls made and `kinds` is the set
-    of `ChangeKind` bits of what changed (both 0 where the trace is a log's). `file` is the number
-    of the `file` row that the call's descriptor refers to, `shown` of the one that the host shows
-    for the new mapping where that is another; 0 for none. `touched` are the pages that were touched
-    of what the call is about to change (`laconic.linux.pagemap`).
+    `time` is in nanoseconds since the trace began (for a log: since its first line; 0 if it has no
+    times). `a0` to `a5` are the call's arguments as unsigned 64-bit numbers, `result` the program's
+    result or a negative errno. `said` counts the host calls made, and `kinds` is the set of
+    `ChangeKind` bits of the changes (both are 0 in an imported trace). `file` is the number of the
+    `file` row for the call's descriptor; `shown` is that of the file that the host shows for the
+    new mapping, if it is another; 0 for none. `touched` are the touched pages that the call is
+    about to change (`laconic.linux.pagemap`).
 
-    A field that a later schema adds stands at the end, with the default that it has in older
-    traces, and its type is in `NUMBERS`.
+    A field that a later schema adds comes at the end, with its default value for older traces; its
+    type is in `NUMBERS`.
     """
 
     event: int
@@ -233,7 +233,7 @@ class Row(NamedTuple):
 
 
 _ZEROS: Final = (0,) * 6
-#: The defaults of the fields that later schemas have added.
+#: The defaults of the fields that later schemas added.
 _ADDED: Final = tuple(
     Row._field_defaults[name] for name in Row._fields[Row._fields.index("touched") + 1 :]
 )

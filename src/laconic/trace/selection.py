@@ -1,6 +1,6 @@
-"""Which calls of a trace a report is about: a window of time, processes, programs, calls.
+"""The calls of a trace that a report covers: a window of time, processes, programs, calls.
 
-The bookkeeping needs every call. A selection only decides what is counted and shown.
+The bookkeeping needs every call. A selection only determines which calls are counted and shown.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Selection:
     """The calls from `start` to `end` (nanoseconds since the trace began; None: its end) of `pids`,
     of `programs` (shell patterns for a path or its last part), and of the names `calls`.
 
-    A field that is empty selects all.
+    An empty field selects everything.
     """
 
     start: int = 0
@@ -84,9 +84,9 @@ class Selection:
 
 
 class RowFilter:
-    """Decides row by row, in the order of the trace, which rows are selected.
+    """Decides for each row, in the order of the trace, whether it is selected.
 
-    Rows that are no calls are selected with their process; those of no process always are.
+    Rows that are not calls are selected with their process; rows without a process always are.
     """
 
     def __init__(self, selection: Selection, names: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ class RowFilter:
         self._programs: dict[int, str] = {}
 
     def includes(self, row: Row) -> bool:
-        """Return whether a row is selected. Every row must be given, once. O(options)."""
+        """Return whether a row is selected. Must be called once for every row. O(options)."""
         name = self._names[row.event]
         pid, state = row.pid, row.state
         if name == "program":

@@ -1,8 +1,9 @@
-"""Writing a trace in a process of its own, which takes rows from a pipe and outlives whoever sends
-them.
+"""Writing a trace in a separate process, which receives rows through a pipe and outlives their
+sender.
 
-So the program that is recorded waits for no compression and no disk, a short one not even for
-pyarrow to be imported; and what was sent is written when the sender is killed.
+The recorded program therefore never waits for compression or the disk, and a short program does not
+even wait for the import of pyarrow. If the sender is killed, everything that it sent is still
+written.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from laconic.trace.schema import BATCH, Row
 from laconic.trace.writer import TraceWriter
 
 _LENGTH = struct.Struct("=Q")
-#: What the other process tells at any time: rows in the file, and 1 where it cannot be written.
+#: The state that the other process publishes: rows in the file, and 1 if it cannot be written.
 _STATE = struct.Struct("=QQ")
 _PIPE_SIZE = 1 << 20
 #: F_SETPIPE_SZ (include/uapi/linux/fcntl.h)
 _SETPIPE_SZ = 1031
-#: Seconds after which a batch is written though it is not full: what a power cut can take.
+#: Seconds after which a partial batch is written: the data that a power failure can lose.
 PERIOD = 0.8
 
 
 class RowPipe:
-    """The end of a pipe through which rows go to another process. `gone`: it reads no longer."""
+    """The sending end of a pipe to another process. `gone`: that process no longer reads."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -41,12 +42,11 @@ class RowPipe:
 
             fcntl.fcntl(fd, _SETPIPE_SZ, _PIPE_SIZE)
         except OSError:
-            pass  # an unprivileged user may have used up its share: a smaller pipe does
+            pass  # an unprivileged user may have exhausted its share: a smaller pipe suffices
 
     def send(self, rows: list[Row]) -> None:
-        """Hands rows over; those that come after the other process was killed are lost. 0.4 µs a
-        row."""
-        data = marshal.dumps([tuple(row) for row in rows], 2)  # it takes no subclasses of tuple
+        """Send rows; they are lost if the other process was killed. 0.4 µs per row."""
+        data = marshal.dumps([tuple(row) for row in rows], 2)  # marshal rejects subclasses of tuple
         left = memoryview(_LENGTH.pack(len(data)) + data)
         try:
             while left and not self.gone:
@@ -55,22 +55,22 @@ class RowPipe:
             self.gone = True
 
     def close(self) -> None:
-        """No more rows will come."""
+        """Announce that no more rows will come."""
         os.close(self._fd)
 
 
 class Spool:
-    """Hands rows to a process that `writer` goes on in; here it is left with `rows` and the numbers
-    of files.
+    """Sends rows to a process in which `writer` continues. Here, `writer` keeps `rows` and the
+    numbers of files.
 
-    To be made before any thread is: it forks. The process is not a child of this one, and no
-    terminal's signal reaches it.
+    Create it before any thread, because it forks. The process is not a child of this one, and
+    receives no signals from a terminal.
     """
 
     def __init__(self, writer: TraceWriter) -> None:
         rows, sends = os.pipe()
         self._outcome, outcome = os.pipe()
-        # It can be read when the other process was killed.
+        # Readable even after the other process was killed.
         self._state = mmap.mmap(-1, _STATE.size)
         pid = os.fork()
         if not pid:
@@ -86,16 +86,16 @@ class Spool:
 
     @property
     def broken(self) -> bool:
-        """True if the file cannot be written any more, or the process that writes it is gone."""
+        """True if the file can no longer be written, or the process that writes it is gone."""
         return self._rows.gone or bool(_STATE.unpack(self._state)[1])
 
     def send(self, rows: list[Row]) -> None:
-        """Hands rows over, as `RowPipe.send`."""
+        """Send rows, like `RowPipe.send`."""
         self._rows.send(rows)
 
     def close(self) -> tuple[int, str | None]:
-        """Has the rest written; how many rows are in the file, and why it has no more where it has
-        not all."""
+        """Have the remaining rows written. Returns the number of rows in the file, and why it is
+        incomplete, or None."""
         self._rows.close()
         with open(self._outcome, "rb") as file:
             text = file.read()
@@ -105,8 +105,8 @@ class Spool:
 
 
 def be_nobodys_child() -> None:
-    """Make this process, which was forked, one that has no waiting parent, in a session of its own
-    and without a terminal."""
+    """Detach this process, which was forked, from its parent: it gets a session of its own, without
+    a terminal."""
     os.setsid()
     if os.fork():
         os._exit(0)
@@ -119,8 +119,8 @@ def be_nobodys_child() -> None:
 
 
 def _import_pyarrow() -> None:
-    # At once, beside the program's start. What pyarrow can do without, and takes longer than
-    # itself, is left out.
+    # Import pyarrow immediately, while the program starts, without its optional dependencies, which
+    # take longer than pyarrow itself.
     for name in ("numpy", "cloudpickle"):
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     try:
@@ -129,7 +129,7 @@ def _import_pyarrow() -> None:
         for name in ("numpy", "cloudpickle"):
             del sys.modules[
                 name
-            ]  # an older pyarrow needs numpy: it is imported with the first batch
+            ]  # an older pyarrow needs numpy, so it is imported with the first batch
 
 
 def _write_all(writer: TraceWriter, rows: int, outcome: int, state: mmap.mmap) -> None:
@@ -151,7 +151,7 @@ def _write_all(writer: TraceWriter, rows: int, outcome: int, state: mmap.mmap) -
 
 
 def _receive(writer: TraceWriter, rows: int, state: mmap.mmap) -> None:
-    # Has what comes written, until the other end is closed.
+    # Write incoming rows until the other end is closed.
     due = time.monotonic() + PERIOD
     received = bytearray()
     while True:
@@ -175,7 +175,7 @@ def _tell(writer: TraceWriter, state: mmap.mmap) -> None:
 
 
 def take_rows(received: bytearray, rows: list[Row]) -> None:
-    """Move the rows of all whole chunks of what a `RowPipe` sent to `rows`. O(bytes)."""
+    """Move the rows of all complete chunks that a `RowPipe` sent to `rows`. O(bytes)."""
     at = 0
     while len(received) - at >= _LENGTH.size:
         (length,) = _LENGTH.unpack_from(received, at)

@@ -1,4 +1,4 @@
-"""The stacks that a trace holds: where each call was made."""
+"""The stacks in a trace: where each call was made."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from laconic.stacks.symbolize import Place, Symbolizer
 from laconic.stacks.table import CUT, FILE, PYTHON, VDSO, Frame, Interned, Module
 from laconic.trace.schema import CODES, FRAME, Row
 
-#: The number of the stack of a call that has none.
+#: The stack number of a call without a stack.
 NO_STACK = -1
 _MODULE, _FRAMES, _SITE, _STACK, _SYMBOLS = (
     CODES[name] for name in ("module", "frames", "site", "stack", "symbols")
 )
 _UNKNOWN = Module(FILE, "?")
 _NATIVE = (FILE, VDSO, CUT)
-#: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with no name
-#: between the brackets.
+#: A frame as `strace -k` prints it: /lib/libc.so.6(mprotect+0xb) [0x10a9b3], or with an empty name
+#: in the parentheses.
 _LOGGED = re.compile(
     r"(?P<path>.*? \(deleted\)|.*?)\((?P<name>.*?)(?:\+0x[0-9a-f]+)?\) "
     r"\[0x(?P<address>[0-9a-f]+)\]\Z"
@@ -32,11 +32,11 @@ Spot = tuple[Place, bool]
 
 
 class Places(Sequence[Spot]):
-    """A stack in words, innermost first, inlined functions too; True for what was guessed. Empty:
-    none is known.
+    """A stack as text, innermost frame first, including inlined functions; True for guessed places.
+    Empty if the stack is unknown.
 
-    Each frame's name is found when it is first needed: DWARF of frames that are not shown is not
-    read. Only the length and the end of it ask for all.
+    Each frame's name is resolved when it is first needed, so the DWARF data of frames that are not
+    shown is not read. Only the length and the last place require all names.
     """
 
     def __init__(self, count: int, find: Callable[[int], Sequence[Spot]]) -> None:
@@ -60,13 +60,14 @@ class Places(Sequence[Spot]):
             self._frames.append(found[1])
 
     def frames_after(self, count: int) -> int:
-        """How many frames, inlined functions not counted, come after the first `count` places."""
+        """Return the number of frames, not counting inlined functions, after the first `count`
+        places."""
         self._reach(self._start + count)
         place = min(self._start + count, len(self._known))
         return self._count - 1 - self._frames[place - 1] if place else self._count
 
     def after(self, count: int) -> Places:
-        """The stack without its first `count` places. O(1)."""
+        """Return the stack without its first `count` places. O(1)."""
         rest = Places.__new__(Places)
         rest._count, rest._spots, rest._known, rest._frames = (
             self._count,
@@ -98,10 +99,10 @@ class Places(Sequence[Spot]):
 
 
 class Stacks:
-    """Takes a trace's rows about stacks, and knows each call's.
+    """Reads a trace's rows about stacks, and records the stack of each call.
 
-    `next` holds the number of the stack of the next call of each thread, by its id. Stacks that a
-    log shows in words are numbered with the others.
+    `next` maps a thread id to the stack number of the thread's next call. Stacks that a log shows
+    as text are numbered too.
     """
 
     def __init__(self, symbolizer: Symbolizer | None = None) -> None:
@@ -126,7 +127,7 @@ class Stacks:
         return list(self._handlers)
 
     def take(self, row: Row) -> None:
-        """Takes any row; those about something else are passed over. O(size of the row)."""
+        """Take any row; rows about other things are ignored. O(size of the row)."""
         handler = self._handlers.get(row.event)
         if handler is not None:
             handler(row)
@@ -155,34 +156,35 @@ class Stacks:
         return len(self._stacks) + len(self._texts)
 
     def frames(self, number: int) -> tuple[Frame, ...]:
-        """The frames of a stack of a run, innermost first. O(frames)."""
+        """Return the frames of a recorded stack, innermost first. O(frames)."""
         return tuple(
             self._frames[frame] for frame in self._stacks.get(number, ()) if frame in self._frames
         )
 
     def guessed(self, number: int) -> bool:
-        """True where a frame of a stack was guessed. O(frames)."""
+        """Return whether any frame of a stack was guessed. O(frames)."""
         return any(frame.guessed for frame in self.frames(number))
 
     def is_interpreted(self, number: int) -> bool:
-        """True for a stack with frames that are in no file: those of interpreted programs.
+        """Return whether a stack has frames that are in no file: those of interpreted programs.
         O(frames)."""
         modules = (self.modules.get(frame.module) for frame in self.frames(number))
         return any(module is not None and module.kind not in _NATIVE for module in modules)
 
     def is_cut(self, number: int) -> bool:
-        """True for a stack that was too deep to be taken whole. O(frames)."""
+        """Return whether a stack was too deep to be recorded completely. O(frames)."""
         frames = self.frames(number)
         module = self.modules.get(frames[-1].module) if frames else None
         return module is not None and module.kind == CUT
 
     def places(self, number: int) -> tuple[Spot, ...]:
-        """A stack in words, as `Places`. O(frames), and the reading of symbols at a module's first
-        frame."""
+        """Return a stack as text, like `Places`. O(frames), plus reading symbols at a module's
+        first frame."""
         return tuple(self.walk(number))
 
     def walk(self, number: int) -> Places:
-        """A stack in words, each frame when it is needed. O(frames), the names apart."""
+        """Return a stack as text, which resolves each frame when it is needed. O(frames), not
+        counting the names."""
         if number < NO_STACK:
             lines = self._texts[~number - 1].decode("utf-8", "replace").splitlines()
             logged = [line.strip() for line in lines if line.strip()]
@@ -194,7 +196,7 @@ class Stacks:
         )
 
     def frame_places(self, frame: Frame) -> tuple[Place, ...]:
-        """One frame in words: what is inlined there comes first."""
+        """Return one frame as text, inlined functions first."""
         module = self.modules.get(frame.module)
         if module is None:
             return (Place(f"?+{frame.address:#x}", "?", known=False),)
@@ -205,8 +207,8 @@ class Stacks:
 
 
 def module_of(row: Row) -> Module:
-    """The module that a `module` row describes; fields that it lacks, or that make no sense, have
-    their defaults."""
+    """Return the module that a `module` row describes; missing or invalid fields have their
+    defaults."""
     about = _object(row.data)
     fields = _UNKNOWN._asdict().items()
     known = {
@@ -216,14 +218,14 @@ def module_of(row: Row) -> Module:
 
 
 def frames_of(row: Row) -> Iterator[Frame]:
-    """The whole frames of a `frames` row. O(frames)."""
+    """Yield the complete frames of a `frames` row. O(frames)."""
     whole = len(row.data) // FRAME.size * FRAME.size
     for word, address in FRAME.iter_unpack(row.data[:whole]):
         yield Frame(word >> 2, address, bool(word & 2), bool(word & 1))
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    # What another version, or a damaged file, has written is passed over.
+    # Invalid data, from another version or a damaged file, is ignored.
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""The files that a traced program used, found below a directory: identity, size, ELF segments.
+"""The files that a traced program used, looked up under a directory: identity, size, ELF segments.
 
-Whatever a path or a file holds, nothing outside of the directory is read: links are followed as a
-program would that has the directory as its root.
+Nothing outside the directory is read, whatever a path or a file contains: links are resolved as if
+the directory were the root.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from laconic.errors import LaconicError
 from laconic.stacks.elf import PT_LOAD, Malformed, Segment
 from laconic.stacks.symbols import open_elf
 
-#: Files that are kept in mind, and links that are followed on the way to one (as the kernel's
+#: The maximum number of cached files, and of links followed on the way to one (like the kernel's
 #: MAXSYMLINKS).
 _KEPT, _LINKS = 65536, 40
 
@@ -41,7 +41,7 @@ class Sysroot:
         self._files: dict[str, HostFile | None] = {}
 
     def find(self, path: str) -> HostFile | None:
-        """The regular file at a path; None if there is none. O(links), later O(1)."""
+        """Return the regular file at a path, or None if there is none. O(links), later O(1)."""
         if path not in self._files:
             if len(self._files) >= _KEPT:
                 self._files.clear()
@@ -49,8 +49,8 @@ class Sysroot:
         return self._files[path]
 
     def segments(self, path: str) -> list[Segment] | None:
-        """The PT_LOAD segments of the ELF file at a path, ascending; None if there is no such file.
-        O(segments)."""
+        """Return the PT_LOAD segments of the ELF file at a path, ascending, or None if there is no
+        such file. O(segments)."""
         if self.find(path) is None:
             return None
         try:

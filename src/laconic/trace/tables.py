@@ -1,7 +1,7 @@
 """Results as tables: Arrow for other libraries, HTML for notebooks.
 
 A result that is a table inherits from `Table`. pyarrow, Polars, pandas, DuckDB and others take it
-as it is, through Arrow's PyCapsule interface, and share its memory.
+directly, through Arrow's PyCapsule interface, and share its memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Row = tuple[Any, ...]
 
 
 class Table(ABC):
-    """A result with typed columns. `to_arrow()` copies it into Arrow once; what is made of that
-    table (`polars.from_arrow`, `to_pandas`) needs no further copy where the library permits it."""
+    """A result with typed columns. `to_arrow()` copies it into Arrow once. Converting that table
+    further (`polars.from_arrow`, `to_pandas`) needs no copy if the library permits it."""
 
     __slots__ = ()
 
@@ -34,11 +34,11 @@ class Table(ABC):
         """Return the rows, in the order of the columns."""
 
     def shown_columns(self) -> Sequence[str]:
-        """Return the columns that a notebook shows: by default, all."""
+        """Return the columns that a notebook shows; by default, all."""
         return list(self.table_columns())
 
     def chart(self) -> Chart | None:
-        """Return the chart that a notebook shows, None if there is none."""
+        """Return the chart that a notebook shows, or None."""
         return None
 
     def to_arrow(self) -> pa.Table:
@@ -46,11 +46,11 @@ class Table(ABC):
         return arrow_table(self.table_columns(), self.table_rows())
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Hand the table to another library (Arrow's PyCapsule interface)."""
+        """Pass the table to another library (Arrow's PyCapsule interface)."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _repr_html_(self) -> str:
-        """A table, for notebooks."""
+        """Return a table, for notebooks."""
         shown = self.shown_columns()
         names = list(self.table_columns())
         places = [names.index(name) for name in shown]
@@ -61,7 +61,7 @@ class Table(ABC):
     def _repr_mimebundle_(
         self, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> Mapping[str, Any]:
-        """The table with its chart, and the chart as Vega-Lite, for notebooks."""
+        """Return the table with its chart, and the chart as Vega-Lite, for notebooks."""
         return mime_bundle(self._repr_html_(), self.chart(), include, exclude)
 
 

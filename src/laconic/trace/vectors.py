@@ -1,8 +1,8 @@
 """A vector file: memory calls, and what an implementation of a strategy did after each.
 
-The file is text that C reads with `sscanf`: one item per line, the first word names the item.
-docs/appendix/vector-file.md describes every field with its unit. A file that another implementation
-wrote has the same form; it may leave out the inputs.
+The file is text that C reads with `sscanf`: one item per line, whose first word names the item.
+docs/appendix/vector-file.md describes every field with its unit. A file written by another
+implementation has the same form, but may omit the inputs.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from laconic.trace.reader import location
 
 #: The first line of a file; the number rises when a field changes its meaning or is removed.
 HEADER: Final = "laconic-vectors 1"
-#: What a `counts` line holds, in this order: the fields of `laconic.sgx.meter.Counts` that another
-#: implementation can count.
+#: The counts of a `counts` line, in this order: the fields of `laconic.sgx.meter.Counts` that
+#: another implementation can count.
 COUNTED: Final = (
     "host_calls",
     "ioctls",
@@ -38,12 +38,12 @@ COUNTED: Final = (
     "pages_copied",
 )
 NO_COUNTS: Final = (0,) * len(COUNTED)
-#: `Strategy.table`: SPLIT, VMAs never merge, and the table is compared as it is; MERGED, neighbors
-#: that are alike are one line.
+#: `Strategy.table`. SPLIT: VMAs never merge, and the table is compared unchanged. MERGED: neighbors
+#: with equal attributes are one line.
 SPLIT, MERGED = "split", "merged"
-#: `InitialVma.kind`: what the loader does with it.
+#: `InitialVma.kind`: how the loader maps it.
 ANONYMOUS, FROM_FILE, STACK, VDSO = range(4)
-#: `PalCall.old`, `new` and `kinds`: not a single value, or not known. A count that is not kept.
+#: `PalCall.old`, `new` and `kinds`: not a single value, or unknown; also a count that is not kept.
 UNKNOWN: Final = -1
 #: `PalCall.flags`. LAZY: no page is committed yet. SINGLE: one PAL call for each page. INTERNAL:
 #: memory of the library OS, at an address of its own choice.
@@ -69,8 +69,8 @@ class Row(NamedTuple):
 
 
 class Strategy(NamedTuple):
-    """One of the strategies that a file has vectors of. `table` is SPLIT or MERGED, `pal` is False
-    if PAL calls are not recorded."""
+    """One of the strategies in a vector file. `table` is SPLIT or MERGED; `pal` is False if PAL
+    calls are not recorded."""
 
     name: str
     table: str
@@ -78,7 +78,7 @@ class Strategy(NamedTuple):
 
 
 class InitialVma(NamedTuple):
-    """A VMA that exists when a process begins."""
+    """A VMA that exists when a process starts."""
 
     process: int
     row: Row
@@ -86,8 +86,8 @@ class InitialVma(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What happened: a memory call under its own name, or one of `load`, `touch`, `fork`,
-    `thread`, `thread-end`, `grow`, `end`, `other`.
+    """One event: a memory call under its own name, or one of `load`, `touch`, `fork`, `thread`,
+    `thread-end`, `grow`, `end`, `other`.
 
     `result` is the call's value, or a negative errno. `file` is the number of the descriptor's
     file, `size` its size in bytes, `writable` 1 if it is open for writing.
@@ -106,8 +106,7 @@ class Event(NamedTuple):
 class PalCall(NamedTuple):
     """One call of the PAL for `[start, end)`, in bytes.
 
-    `new` is the requested protection, `old` the one that the pages have. `kinds` are `ChangeKind`
-    bits.
+    `new` is the requested protection, `old` that of the pages. `kinds` are `ChangeKind` bits.
     """
 
     name: str
@@ -128,11 +127,11 @@ class PalCall(NamedTuple):
 class State:
     """What one strategy did for one event, and the table of `process` after it.
 
-    `crc` is the CRC-32 of the table, `vmas` its number of lines, `epc` the number of pages that
-    all enclaves of the strategy have committed. `dropped` are the starts of rows that are gone,
-    `added` the new rows. `clear`: the rows before are all gone. `unknown` names what another
-    implementation leaves out: `table`, `pal`,
-    `internal` (PAL calls for the library OS's own memory) or `counts`.
+    `crc` is the CRC-32 of the table, `vmas` its number of lines, `epc` the number of pages
+    committed in all enclaves of the strategy. `dropped` are the starts of removed rows, `added` the
+    new rows. `clear`: all earlier rows are removed. `unknown` names the parts that another
+    implementation omits: `table`, `pal`, `internal` (PAL calls for the library OS's own memory) or
+    `counts`.
     """
 
     event: int
@@ -153,12 +152,12 @@ Item = str | tuple[int, Strategy] | InitialVma | Event | State
 
 
 def counted(counts: Counts) -> tuple[int, ...]:
-    """The values of a `counts` line. O(1)."""
+    """Return the values of a `counts` line. O(1)."""
     return tuple(getattr(counts, name) for name in COUNTED)
 
 
 def crc(table: Iterable[Row]) -> int:
-    """The CRC-32 (zlib's) of a table, one line per row. O(n).
+    """Return the CRC-32 (zlib's) of a table, one line per row. O(n).
 
     >>> f"{crc([Row(0x1000, 0x3000, 3), Row(0x3000, 0x4000, 1, 0, 2, 0x1000)]):08x}"
     'b9ad6f4b'
@@ -167,7 +166,7 @@ def crc(table: Iterable[Row]) -> int:
 
 
 def merged(table: Iterable[Row]) -> list[Row]:
-    """The table with neighbors joined that differ only in their place. O(n).
+    """Return the table with neighbors joined that differ only in their position. O(n).
 
     >>> merged([Row(0x1000, 0x2000, 3), Row(0x2000, 0x3000, 3)])
     [Row(start=4096, end=12288, prot=3, shared=0, file=0, offset=0)]
@@ -191,7 +190,7 @@ def merged(table: Iterable[Row]) -> list[Row]:
 
 
 def lines(item: Item) -> Iterator[str]:
-    """The lines of one item, without newlines. A string is a comment. O(lines)."""
+    """Yield the lines of one item, without newlines. A string is a comment. O(lines)."""
     match item:
         case str():
             yield f"# {item}"
@@ -222,7 +221,7 @@ def lines(item: Item) -> Iterator[str]:
 
 @dataclass
 class Vectors:
-    """A whole file. `states` are in the order of the file."""
+    """A whole vector file. `states` are in the order of the file."""
 
     path: str
     strategies: dict[int, Strategy] = field(default_factory=dict)

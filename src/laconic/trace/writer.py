@@ -1,4 +1,4 @@
-"""Writing a trace: rows are collected, and appended to the file a batch at a time."""
+"""Writing a trace: rows are collected, and appended to the file in batches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _MASK = (1 << 64) - 1
 
 
 class Rows:
-    """Rows of a trace, in order, in `rows`, and the numbers of the files that they refer to.
+    """The rows of a trace, in order, in `rows`, and the numbers of the files that they refer to.
 
     `redact` writes hashes instead of paths, names and command lines.
     """
@@ -53,7 +53,7 @@ class Rows:
     def file(
         self, file: File, size: int, mode: int, *, now: tuple[int, int, int] = (0, 0, 0)
     ) -> int:
-        """The number of a file, whose row is appended where it is new.
+        """Return the number of a file; if the file is new, append its row.
 
         `size` is in bytes, `mode` the `FileMode` bits, `now` the time, pid and tid of the row.
         """
@@ -78,19 +78,19 @@ class Rows:
 
     @property
     def redacts(self) -> bool:
-        """True where paths, names and command lines are hidden."""
+        """True if paths, names and command lines are replaced with hashes."""
         return bool(self._salt)
 
     def hidden(self, text: str) -> bytes:
-        """`text` as bytes, or its hash where the trace is redacted. Equal texts have equal hashes
-        within a trace."""
+        """Return `text` as bytes, or its hash if the trace is redacted. Equal texts have equal
+        hashes within a trace."""
         data = os.fsencode(text)
         if not self._salt or not data:
             return data
         return b"#" + hashlib.blake2b(data, digest_size=8, key=self._salt).hexdigest().encode()
 
     def hidden_path(self, path: str) -> bytes:
-        """As `hidden`; the kernel's own labels (`[stack]`, `/dev/zero (deleted)`) stay."""
+        """Like `hidden`, but keep the kernel's own labels (`[stack]`, `/dev/zero (deleted)`)."""
         if not self._salt or path.startswith("[") or path in _PUBLIC:
             return os.fsencode(path)
         return self.hidden(path)
@@ -99,12 +99,12 @@ class Rows:
 class TraceWriter(Rows):
     """Appends a trace to `path`; `-` is standard output.
 
-    `source` says how it is made (`run`, `strace`, `gramine`, ...) and `about` what else is to be
-    known of it (JSON values). Callers append rows, in order, to `rows`, and call `flush` when there
-    are `BATCH` of them or time has passed. A file that cannot be written any more ends the trace,
-    not the program: `failure` is the errno, and `written` counts the rows that are in the file.
+    `source` is how the trace is made (`run`, `strace`, `gramine`, ...), and `about` describes the
+    recording further (JSON values). Callers append rows, in order, to `rows`, and call `flush` when
+    there are `BATCH` of them or after some time. If the file can no longer be written, the trace
+    ends, but not the program: `failure` is the errno, and `written` counts the rows in the file.
 
-    Raises LaconicError where the file cannot be made.
+    Raises LaconicError if the file cannot be created.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class TraceWriter(Rows):
         self._fd = create(path, force)
 
     def describe(self, **about: Any) -> None:
-        """Says more of the recording, before the first batch: JSON values, under their names."""
+        """Add to the description of the recording, before the first batch: JSON values, by name."""
         known = json.loads(self._metadata["about"])
         self._metadata["about"] = json.dumps({**known, **about})
 
     # Batches
 
     def flush(self) -> None:
-        """Writes what has been collected. O(rows), about a microsecond a row."""
+        """Write the collected rows. O(rows), about a microsecond per row."""
         while self.rows:
             batch = self.rows[:BATCH]
             del self.rows[:BATCH]
@@ -156,8 +156,8 @@ class TraceWriter(Rows):
                 self._append(batch)
 
     def close(self) -> None:
-        """Writes the rest and the end of the stream; a trace that was ended in order has an `end`
-        row before."""
+        """Write the remaining rows and the end of the stream. The last row of a complete trace is
+        an `end` row."""
         self.flush()
         self.open_head()
         if self._stream is not None and self.failure is None:
@@ -171,7 +171,7 @@ class TraceWriter(Rows):
             self._fd = -1
 
     def sync(self) -> None:
-        """Has the batches so far written to the disk itself: what a power cut leaves."""
+        """Have the batches so far written to the disk, so that they survive a power failure."""
         try:
             os.fdatasync(self._fd)
         except OSError as error:
@@ -179,7 +179,7 @@ class TraceWriter(Rows):
                 self.failure = self.failure or error
 
     def leave(self) -> None:
-        """Lets go of the file, which another process writes from here on."""
+        """Close the file here, because another process writes it from now on."""
         os.close(self._fd)
         self._fd = -1
 
@@ -193,8 +193,8 @@ class TraceWriter(Rows):
         self._stream = pa.ipc.new_stream(self._sink, self._schema, options=options)
 
     def open_head(self) -> None:
-        """Writes the head of the trace, which comes before the first batch: the file is a trace
-        from here on."""
+        """Write the head of the trace, which precedes the first batch. From then on, the file is a
+        trace."""
         if self._stream is None and self.failure is None:
             self._open_stream()
             self._write_out()
@@ -236,7 +236,8 @@ class TraceWriter(Rows):
 
 
 def _cut(row: Row) -> list[Row]:
-    # The row with as many touched runs as a row may have, and, if it has more, one that says so.
+    # Return the row with at most `MOST_RUNS` touched runs; if it has more, add a row that reports
+    # the loss.
     if len(row.touched) <= MOST_RUNS:
         return [row]
     text = b"touched pages: a process had more ranges of them than a trace holds"
@@ -248,8 +249,8 @@ _PUBLIC = {"", "/dev/zero (deleted)", "/SYSV00000000 (deleted)", "/dev/zero", "/
 
 
 def create(path: str, force: bool) -> int:
-    """A new file's descriptor; `-` is standard output. Raises LaconicError where there is a file
-    already (without `force`) or none can be made."""
+    """Create a file, and return its descriptor; `-` is standard output. Raises LaconicError if the
+    file already exists (without `force`) or cannot be created."""
     if path == "-":
         return os.dup(1)
     try:
@@ -277,13 +278,13 @@ def create(path: str, force: bool) -> int:
 
 
 def remove(path: str) -> None:
-    """Remove what `create` made, because it is incomplete. Standard output stays as it is."""
+    """Remove the incomplete file that `create` made. Standard output is left alone."""
     if path != "-":
         os.unlink(path)
 
 
 def mode_bits(file: OpenFile) -> int:
-    """The `FileMode` bits of an open file."""
+    """Return the `FileMode` bits of an open file."""
     return (
         file.readable * READABLE
         | file.writable * WRITABLE

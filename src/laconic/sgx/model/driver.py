@@ -1,9 +1,10 @@
-"""The Linux driver of one enclave: faults that EAUG, the SGX2 ioctls, and the host's mappings.
+"""The Linux driver of one enclave: faults resolved by EAUG, the SGX2 ioctls, and the host's
+mappings.
 
-After arch/x86/kernel/cpu/sgx (Linux 6.12), whose function names the comments give. Runs of equal
-pages are handled at once, in O(runs), with the result that one page after the other would have. Not
-modelled: swapping (a page that is being reclaimed is an EAGAIN that a test plans), and the EPC
-pages of the SECS and of version arrays.
+Modelled after arch/x86/kernel/cpu/sgx (Linux 6.12); comments name its functions. Runs of equal
+pages are handled at once, in O(runs), with the same result as page by page. Not modelled: swapping
+(a page that is being reclaimed is an EAGAIN that a test plans), and the EPC pages of the SECS and
+of version arrays.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import PF_ACCESS, PF_PROT, HostFault, LeafError, PageFault, Refused
 from laconic.sgx.model.hostmap import MAX_MAP_COUNT, HostMap
 
-#: How the host's mappings follow: all of the enclave RWX once, or each page as its EPCM
-#: permissions.
+#: How the host maps the enclave: all of it RWX, once; or each page with its EPCM permissions.
 PTE: Final = ("rwx", "sync")
 
 
 class Epc:
-    """The enclave page cache of a machine, in pages; None is one that never fills. Enclaves may
-    share it."""
+    """The enclave page cache of a machine, in pages; with None, it never fills. Enclaves may share
+    it."""
 
     def __init__(self, pages: int | None = None) -> None:
         if pages is not None and pages <= 0:
@@ -42,12 +42,12 @@ class Epc:
         self.used = 0
 
     def room(self, pages: int) -> int:
-        """How many of so many pages there is room for."""
+        """Return how many of `pages` pages fit."""
         return pages if self.pages is None else min(pages, self.pages - self.used)
 
 
 class Page(NamedTuple):
-    """What `struct sgx_encl_page` says of a page: the type as the driver believes it, and
+    """The contents of a page's `struct sgx_encl_page`: the type as recorded by the driver, and
     `vm_max_prot_bits`."""
 
     page_type: int
@@ -56,8 +56,8 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an ioctl returns: 0 or a negative errno, the bytes done, a leaf's error code (0:
-    none)."""
+    """The answer of an ioctl: 0 or a negative errno, the bytes done, and an instruction's error
+    code (0: none)."""
 
     error: int
     count: int
@@ -74,10 +74,11 @@ class _Stopped(Exception):
 
 
 class Driver:
-    """One enclave as the kernel has it, and the process that maps it.
+    """One enclave as the kernel records it, and the process that maps it.
 
-    The constructor is ENCLAVE_CREATE; `base` and `size` in bytes. `ptes` are the page table entries
-    that are present. `ioctl_flag` is SGX_ENCL_IOCTL: set, another thread's ioctl is under way.
+    The constructor is ENCLAVE_CREATE; `base` and `size` are in bytes. `ptes` are the page table
+    entries that are present. `ioctl_flag` is SGX_ENCL_IOCTL: while it is set, an ioctl of another
+    thread is in progress.
     """
 
     def __init__(
@@ -110,8 +111,8 @@ class Driver:
         plan: Plan | None = None,
         max_map_count: int = MAX_MAP_COUNT,
     ) -> Driver:
-        """An initialised enclave with no pages, all of it mapped: RWX with pte "rwx", inaccessible
-        with "sync"."""
+        """Return an initialised enclave without pages, all of it mapped: RWX with pte "rwx",
+        inaccessible with "sync"."""
         if pte not in PTE:
             raise LaconicError(
                 f"no way to map an enclave is called {pte!r}: choose one of {', '.join(PTE)}"
@@ -124,8 +125,8 @@ class Driver:
     # Building
 
     def add_pages(self, offset: int, length: int, prot: int, page_type: int = PT_REG) -> Reply:
-        """ENCLAVE_ADD_PAGES: the pages can never be mapped with more than `prot`, a TCS with RW.
-        O(log n + k)."""
+        """ENCLAVE_ADD_PAGES: add pages that can never be mapped with more than `prot`, or RW for a
+        TCS. O(log n + k)."""
         bad = (
             page_type not in (PT_REG, PT_TCS)
             or (page_type == PT_TCS and prot)
@@ -149,15 +150,15 @@ class Driver:
         return Reply(error, stop - start)
 
     def init(self) -> int:
-        """ENCLAVE_INIT: 0, or -EINVAL where it was called before."""
+        """ENCLAVE_INIT: return 0, or -EINVAL if it was called before."""
         if self.epcm.initialised:
             return -EINVAL
         self.epcm.einit()
         return 0
 
     def destroy(self) -> int:
-        """The enclave ends: all of its pages and its SECS go. Returns how many pages it had.
-        O(n)."""
+        """End the enclave: free all of its pages and its SECS. Returns the number of pages that it
+        had. O(n)."""
         held = sum(end - start for start, end, _ in self.epcm.pages) >> PAGE_SHIFT
         self.epcm.threads.clear()
         everything = self.base, self.base + self.size
@@ -171,8 +172,8 @@ class Driver:
     # Mappings and faults
 
     def may_map(self, start: int, end: int, prot: int) -> int:
-        """`sgx_encl_may_map`: -EACCES outside the enclave, or where a page's max-prot lacks a bit.
-        O(log n + k)."""
+        """`sgx_encl_may_map`: return -EACCES outside the enclave, or if a page's max-prot lacks a
+        bit; otherwise 0. O(log n + k)."""
         if self.epcm.initialised and (start < self.base or end > self.base + self.size):
             return -EACCES
         pages = self.pages.runs(start, end)
@@ -183,14 +184,14 @@ class Driver:
         )
 
     def mprotect(self, start: int, end: int, prot: int) -> int:
-        """mprotect of the host's mapping: 0 or a negative errno. The EPCM does not change. O(log n
-        + k)."""
+        """mprotect of the host's mapping: return 0 or a negative errno. The EPCM does not change.
+        O(log n + k)."""
         stop, failure = self.plan.cut("mprotect", start, end)
         error = self.host.mprotect(start, stop, prot) if start < stop else 0
         return error or (-failure.error if failure is not None else 0)
 
     def walk(self, start: int, end: int, kind: str) -> None:
-        """The page walk of a "load", "store" or "fetch" of each page, as far as VMAs decide it.
+        """Walk the page tables for a "load", "store" or "fetch" of each page, and check the VMAs.
         O(log n + k).
 
         Raises `HostFault` (SIGSEGV, without the SGX bit) at the first page without a VMA that
@@ -204,11 +205,11 @@ class Driver:
                 raise HostFault(at, PF_ACCESS[kind] | present, SIGSEGV, 0, why)
 
     def touch(self, start: int, end: int, kind: str) -> int:
-        """The host's part of touching each page: the walk, and EAUG of what does not exist; says of
-        how many.
+        """Do the host's part of touching each page: the walk, and EAUG of pages that do not exist.
+        Returns the number of added pages.
 
-        Each EAUG is a fault of its own. Raises `HostFault` at the first page that stays absent.
-        What the EPCM then says of the access is not checked here. O(log n + k).
+        Each EAUG is a fault of its own. The EPCM's check of the access is not included. Raises
+        `HostFault` at the first page that stays absent. O(log n + k).
         """
         added = 0
         fault: HostFault | None = None
@@ -226,15 +227,15 @@ class Driver:
         return added
 
     def access(self, address: int, kind: str) -> None:
-        """One access of a thread inside, whole: page walk, EAUG, EPCM. Raises `HostFault`,
+        """Make one complete access by a thread inside: page walk, EAUG, EPCM. Raises `HostFault` or
         `PageFault`."""
         page = address - address % PAGE_SIZE
         self.touch(page, page + PAGE_SIZE, kind)
         self.epcm.access(page, page + PAGE_SIZE, kind)
 
     def _load(self, start: int, end: int, page: Page, kind: str) -> None:
-        # sgx_encl_load_page_in_vma, where no page table entry is present: the VMA may not exceed
-        # the max-prot.
+        # sgx_encl_load_page_in_vma, if no page table entry is present: the VMA may not exceed the
+        # max-prot.
         for at, stop, present in list(self.ptes.runs(start, end)):
             for low, high, vma in () if present else self.host.vmas.runs(at, stop):
                 if vma is not None and vma.prot & ~page.max_prot:
@@ -244,7 +245,7 @@ class Driver:
                 self.ptes.set(low, high, True)
 
     def _eaug(self, start: int, end: int, kind: str) -> int:
-        # sgx_encl_eaug_page, one fault a page.
+        # sgx_encl_eaug_page, one fault per page.
         if not self.sgx2 or not self.epcm.initialised:
             raise HostFault(
                 start, PF_ACCESS[kind], SIGBUS, 0, "no EAUG: no SGX2, or not initialised"
@@ -262,7 +263,7 @@ class Driver:
             raise HostFault(stop, PF_ACCESS[kind], SIGBUS, failure.error, "the EPC is full")
         return stop - start >> PAGE_SHIFT
 
-    # Ioctls: offset and length in bytes, as the kernel takes them
+    # Ioctls: offset and length are in bytes, as in the kernel's interface
 
     def restrict_permissions(
         self, offset: int, length: int, permissions: int, result: int = 0, count: int = 0
@@ -309,7 +310,7 @@ class Driver:
             if page.page_type != PT_TRIM:
                 raise _Stopped(start, -EPERM)
             for at, stop, _ in list(self.epcm.pages.runs(start, end)):
-                # a probe, which changes nothing of a TRIM page: only #PF says that it was accepted
+                # a probe, which changes nothing on a TRIM page: only #PF shows that it was accepted
                 try:
                     self.epcm.emodpr(at, stop, PROT_RWX)
                 except PageFault:
@@ -353,8 +354,8 @@ class Driver:
         )
 
     def _change(self, start: int, end: int, leaf: Callable[[int], None]) -> None:
-        # A leaf of each page up to the address it is given, each with its tracking cycle; _Stopped
-        # where a page fails.
+        # Run an SGX instruction on each page up to the address that it receives, each with its
+        # ETRACK cycle. Raises _Stopped if a page fails.
         tracked, failure = self.plan.cut("etrack", start, end)
         stopped = None if failure is None else _Stopped(tracked, -EFAULT)
         try:
@@ -371,8 +372,8 @@ class Driver:
             raise stopped
 
     def _etrack(self, start: int, end: int) -> None:
-        # sgx_enclave_etrack: the pages' cycles follow each other, and no thread is inside from
-        # before; one stands for all.
+        # sgx_enclave_etrack. The cycles of the pages follow each other, and no thread has been
+        # inside since before the first of them, so one cycle represents all.
         try:
             self.epcm.etrack()
         except LeafError:

@@ -1,13 +1,15 @@
-"""The enclave page cache map (EPCM) of one enclave, and the leaves that read and write it.
+"""The enclave page cache map (EPCM) of one enclave, and the SGX instructions that read and write
+it.
 
-After the leaves' pseudocode in the Intel SDM, volume 3D. An entry does not know where it stands, so
-that a run of equal pages is one entry of a `RangeMap`: a leaf on a million equal pages costs
-O(runs). Each leaf here is carried out page by page, lowest first, over `[start, end)` in bytes; it
-raises a `Refused` at the first page that fails, and the pages below that one are done.
+Modelled after the pseudocode in the Intel SDM, volume 3D. An entry does not contain its address, so
+a run of equal pages is one entry of a `RangeMap`, and an instruction on a million equal pages costs
+O(runs). Each instruction runs page by page over `[start, end)` in bytes, lowest first. It raises a
+`Refused` at the first page that fails; the pages below that one are done.
 
-Not modelled: contents (hence what EACCEPT checks inside a TCS), two leaves at once on one page ("in
-use"), other enclaves' pages, cached translations: a right is gone as soon as the EPCM says so, and
-what a stale translation would still allow is why EACCEPT wants the page tracked.
+Not modelled: contents (and therefore the checks of EACCEPT inside a TCS), two instructions at once
+on one page ("in use"), other enclaves' pages, and cached translations. A permission is lost as soon
+as the EPCM loses it; the accesses that a stale translation would still allow are why EACCEPT
+requires the page to be tracked.
 """
 
 from __future__ import annotations
@@ -38,24 +40,24 @@ from laconic.sgx.model.faults import (
     Refused,
 )
 
-#: A state bit beside PENDING, MODIFIED and PR, which have SECINFO's values.
+#: A state bit in addition to PENDING, MODIFIED and PR, which have SECINFO's values.
 BLOCKED: Final = 64
 _UNSETTLED: Final = PENDING | MODIFIED | BLOCKED
 _STATES: Final = PENDING | MODIFIED | PR
-#: The epoch of a page that is tracked: once it is, it stays so, since epochs only rise.
+#: The epoch of a tracked page. A tracked page stays tracked, because epochs only increase.
 TRACKED: Final = 0
 
-#: The right that an access needs.
+#: The permission that an access requires.
 NEEDS: Final = {"load": PROT_READ, "store": PROT_WRITE, "fetch": PROT_EXEC}
 
 
 class Entry(NamedTuple):
     """One valid EPCM entry; a hole in the map is VALID=0.
 
-    `prot` holds R, W and X as PROT_READ, PROT_WRITE and PROT_EXEC. `state` holds PENDING, MODIFIED,
-    PR and BLOCKED. `epoch` is that of the change which must be tracked before EACCEPT.
-    `displacement` (bytes) is ENCLAVEADDRESS less the address where the page is mapped: 0 unless the
-    host maps it elsewhere. ENCLAVESECS is always this enclave.
+    `prot` contains R, W and X as PROT_READ, PROT_WRITE and PROT_EXEC. `state` contains PENDING,
+    MODIFIED, PR and BLOCKED. `epoch` is that of the change that must be tracked before EACCEPT.
+    `displacement` (bytes) is ENCLAVEADDRESS minus the address at which the page is mapped: 0 unless
+    the host maps it elsewhere. ENCLAVESECS is always this enclave.
     """
 
     prot: int
@@ -66,23 +68,23 @@ class Entry(NamedTuple):
 
     @property
     def accessible(self) -> bool:
-        """Nothing but R, W and X decides an access: a regular page at its own place, settled. PR
-        does not matter."""
+        """True if R, W and X alone decide an access: for a settled regular page at its own address.
+        PR does not matter."""
         return self.page_type == PT_REG and not self.state & _UNSETTLED and not self.displacement
 
 
-#: Says why a leaf fails on a page with this entry, as the exception for that address; None where it
-#: does not.
+#: Returns the exception if an SGX instruction fails on a page with this entry at this address, and
+#: otherwise None.
 Check = Callable[[Entry | None, int], Refused | None]
 
 
 class Epcm:
     """The EPCM entries of one enclave, its SECS, and its threads.
 
-    ECREATE is the constructor: `base` and `size` (bytes) are the ELRANGE; #GP unless the size is a
-    power of two of two pages or more, and the base aligned to it. `pages` maps addresses to
-    entries. `epoch` is the SECS's tracking epoch; `threads` gives the epoch at which each thread
-    inside has entered.
+    ECREATE is the constructor: `base` and `size` (bytes) are the ELRANGE. Raises #GP unless the
+    size is a power of two and at least two pages, and the base is aligned to it. `pages` maps
+    addresses to entries. `epoch` is the SECS's tracking epoch; `threads` maps each thread inside to
+    the epoch at which it entered.
     """
 
     def __init__(self, base: int, size: int) -> None:
@@ -105,8 +107,8 @@ class Epcm:
     # Building
 
     def eadd(self, start: int, end: int, prot: int, page_type: int = PT_REG) -> None:
-        """Adds pages with their first permissions; a TCS's are zero. #GP, #PF. O(log n + k) as all
-        run leaves."""
+        """Add pages with their first permissions, or none for a TCS. #GP, #PF. O(log n + k), like
+        all instructions."""
         self._gp(
             "EADD",
             start,
@@ -128,7 +130,7 @@ class Epcm:
         self._fill("EADD", start, end, check, Entry(0 if page_type == PT_TCS else prot, page_type))
 
     def einit(self) -> None:
-        """Makes the enclave ready to enter. #GP where it is already."""
+        """Make the enclave ready to be entered. #GP if it is already."""
         if self.initialised or not self.valid:
             raise GeneralProtection(
                 "EINIT", self.base, "the enclave is initialised already, or gone"
@@ -136,7 +138,7 @@ class Epcm:
         self.initialised = True
 
     def eaug(self, start: int, end: int) -> None:
-        """Adds zeroed pages, PENDING, with R and W. #GP, #PF."""
+        """Add zeroed pages, PENDING, with R and W. #GP, #PF."""
 
         def check(entry: Entry | None, at: int) -> Refused | None:
             if entry is not None:
@@ -149,7 +151,7 @@ class Epcm:
 
         self._fill("EAUG", start, end, check, Entry(PROT_READ | PROT_WRITE, PT_REG, PENDING))
 
-    # The enclave's own leaves
+    # The enclave's own instructions
 
     def eaccept(
         self,
@@ -160,10 +162,10 @@ class Epcm:
         page_type: int = PT_REG,
         secinfo: int | None = None,
     ) -> None:
-        """Agrees to what the host did: `request` is PENDING or PR on a REG page, MODIFIED on a TCS
+        """Accept the host's change: `request` is PENDING or PR on a REG page, and MODIFIED on a TCS
         or TRIM page.
 
-        `secinfo` is the address of the page that holds the SECINFO; without it, one that is known
+        `secinfo` is the address of the page that contains the SECINFO; None represents a page known
         to be good. #GP, #PF, PAGE_ATTRIBUTES_MISMATCH (PR itself is not compared), NOT_TRACKED.
         """
         self._secinfo("EACCEPT", start, end, secinfo)
@@ -203,10 +205,11 @@ class Epcm:
     def eacceptcopy(
         self, start: int, end: int, prot: int, source: int | None = None, secinfo: int | None = None
     ) -> None:
-        """Accepts pending pages with `prot` at once, and copies their contents from the pages at
-        `source` on.
+        """Accept pending pages with `prot` in one step, and copy their contents from the pages at
+        `source`.
 
-        Without `source`, from pages that are known to be good. #GP, #PF, PAGE_ATTRIBUTES_MISMATCH.
+        If `source` is None, the pages copied from are known to be good. #GP, #PF,
+        PAGE_ATTRIBUTES_MISMATCH.
         """
         self._secinfo("EACCEPTCOPY", start, end, secinfo)
         self._gp("EACCEPTCOPY", start, end, _bad(prot), "W without R, or bits that are reserved")
@@ -238,7 +241,7 @@ class Epcm:
         inside = max(start, min(end, self.limit, self.limit + ahead))
         at = start
         while at < inside:
-            # What this run fills may be the source of its later pages.
+            # Pages filled by this operation may be the source of its later pages.
             stop = min(inside, at + ahead) if ahead > 0 else inside
             readable = self._sources(at - ahead, stop - ahead) + ahead
             if at < readable:
@@ -253,7 +256,7 @@ class Epcm:
         return None
 
     def emodpe(self, start: int, end: int, prot: int, secinfo: int | None = None) -> None:
-        """Adds `prot` to the pages' permissions. #GP, #PF."""
+        """Add `prot` to the pages' permissions. #GP, #PF."""
         self._secinfo("EMODPE", start, end, secinfo)
         self._gp("EMODPE", start, end, bool(prot & ~PROT_RWX), "bits that are reserved")
 
@@ -267,10 +270,10 @@ class Epcm:
 
         self._run("EMODPE", start, end, check, lambda old: old._replace(prot=old.prot | prot))
 
-    # The kernel's leaves
+    # The kernel's instructions
 
     def emodpr(self, start: int, end: int, prot: int) -> None:
-        """Takes from the pages all permissions but `prot`; what they did not have they do not get.
+        """Remove all permissions except `prot` from the pages; none is added.
 
         #GP, #PF, PAGE_NOT_MODIFIABLE.
         """
@@ -299,7 +302,7 @@ class Epcm:
         )
 
     def emodt(self, start: int, end: int, page_type: int) -> None:
-        """Makes REG pages TCS, or REG and TCS pages TRIM: MODIFIED, no permissions. #GP, #PF,
+        """Make REG pages TCS, or REG and TCS pages TRIM: MODIFIED, without permissions. #GP, #PF,
         PAGE_NOT_MODIFIABLE."""
         self._gp(
             "EMODT",
@@ -341,10 +344,10 @@ class Epcm:
         )
 
     def eremove(self, start: int, end: int) -> None:
-        """Frees the pages; what is not VALID is success. #GP, and ENCLAVE_ACT where a thread is
-        inside.
+        """Free the pages; a page that is not VALID counts as success. #GP, and ENCLAVE_ACT if a
+        thread is inside.
 
-        A TRIM page that was accepted goes with threads inside.
+        An accepted TRIM page can be removed with threads inside.
         """
 
         def check(entry: Entry | None, at: int) -> Refused | None:
@@ -358,13 +361,13 @@ class Epcm:
         self._run("EREMOVE", start, end, check, lambda old: None)
 
     def eremove_secs(self) -> None:
-        """Frees the SECS, with which the enclave ends. CHILD_PRESENT while it has pages."""
+        """Free the SECS, which ends the enclave. CHILD_PRESENT if it still has pages."""
         if self.pages.count:
             raise LeafError("EREMOVE", self.base, CHILD_PRESENT)
         self.valid = self.initialised = False
 
     def eblock(self, start: int, end: int) -> None:
-        """Marks pages BLOCKED, the first step of swapping. PG_INVLD, PG_IS_SECS, NOTBLOCKABLE,
+        """Mark pages BLOCKED, the first step of swapping. PG_INVLD, PG_IS_SECS, NOTBLOCKABLE,
         BLKSTATE."""
 
         def check(entry: Entry | None, at: int) -> Refused | None:
@@ -388,27 +391,27 @@ class Epcm:
     # Tracking
 
     def enter(self, thread: int) -> None:
-        """A thread enters (EENTER, ERESUME), at the present epoch."""
+        """Let a thread enter (EENTER, ERESUME), at the current epoch."""
         self.threads[thread] = self.epoch
 
     def leave(self, thread: int) -> None:
-        """A thread leaves (EEXIT, AEX)."""
+        """Let a thread leave (EEXIT, AEX)."""
         self.threads.pop(thread, None)
 
     def interrupt(self) -> None:
-        """An interrupt to every processor inside: an AEX, and back in at the present epoch.
-        O(threads)."""
+        """Interrupt every processor inside: each thread exits (AEX) and re-enters at the current
+        epoch. O(threads)."""
         self.threads = dict.fromkeys(self.threads, self.epoch)
 
     def etrack(self) -> None:
-        """Begins an epoch. PREV_TRK_INCMPL while a thread is inside since before the present one.
+        """Start an epoch. PREV_TRK_INCMPL if a thread entered before the current one.
         O(threads)."""
         if any(entered < self.epoch for entered in self.threads.values()):
             raise LeafError("ETRACK", self.base, PREV_TRK_INCMPL)
         self.epoch += 1
 
     def tracked(self, entry: Entry) -> bool:
-        """Whether no thread can hold a translation from before the page's last change.
+        """Return whether no thread can have a translation from before the page's last change.
         O(threads)."""
         changed = entry.epoch
         return changed == TRACKED or (
@@ -416,8 +419,8 @@ class Epcm:
         )
 
     def settle(self, start: int, end: int) -> None:
-        """Writes the epoch of tracked pages as TRACKED, so that pages equal in all else are one
-        entry. O(log n + k)."""
+        """Store the epoch of tracked pages as TRACKED, so that pages that are otherwise equal are
+        one entry. O(log n + k)."""
         self.pages.edit(
             start, end, lambda old: old._replace(epoch=TRACKED) if self.tracked(old) else old
         )
@@ -425,11 +428,11 @@ class Epcm:
     # Access
 
     def access(self, start: int, end: int, kind: str) -> None:
-        """Checks a "load", "store" or "fetch" of each page by a thread inside; the page walk comes
-        before this.
+        """Check a "load", "store" or "fetch" of each page by a thread inside; the page walk
+        precedes this.
 
-        #PF with the SGX bit; #GP for a fetch outside the ELRANGE, where loads and stores are not
-        the EPCM's affair.
+        #PF with the SGX bit; #GP for a fetch outside the ELRANGE. The EPCM does not check loads and
+        stores outside it.
         """
         if kind == "fetch" and not (self.base <= start and end <= self.limit):
             outside = start if not self.base <= start < self.limit else self.limit
@@ -448,8 +451,8 @@ class Epcm:
             raise GeneralProtection(leaf, start, why)
 
     def _stop(self, leaf: str, start: int, end: int, check: Check) -> tuple[int, Refused | None]:
-        # Where the run fails, and how. Below the ELRANGE it fails at once, at its limit when it
-        # gets there.
+        # The address at which the operation fails, and its refusal. Below the ELRANGE it fails
+        # immediately; above, when it reaches the limit.
         self._gp(leaf, start, end, not self.valid, "the SECS is not VALID")
         if not self.base <= start < self.limit:
             return start, GeneralProtection(leaf, start, "outside the ELRANGE")
@@ -490,7 +493,7 @@ class Epcm:
             raise self._unreadable(leaf, start, "SECINFO")
 
     def _sources(self, start: int, end: int) -> int:
-        # The first address in the range that cannot be read by a leaf, else its end.
+        # The first address in the range that an instruction cannot read, or the end of the range.
         for at, _, entry in self.pages.runs(start, end):
             if entry is None or not entry.accessible or not entry.prot & PROT_READ:
                 return at
@@ -503,10 +506,10 @@ class Epcm:
 
 
 def _bad(prot: int) -> bool:
-    # W without R, or more than R, W and X.
+    # W without R, or bits other than R, W and X.
     return prot & (PROT_READ | PROT_WRITE) == PROT_WRITE or bool(prot & ~PROT_RWX)
 
 
 def _accepted(old: Entry) -> Entry:
-    # Tracked now, which it stays.
+    # The page is tracked now, and stays tracked.
     return old._replace(state=old.state & ~_STATES, epoch=TRACKED)

@@ -1,5 +1,5 @@
-"""Failures that a test plans: any operation of the driver, and any of the enclave's leaves, can be
-made to fail."""
+"""Failures planned by a test: any operation of the driver, and any instruction of the enclave, can
+be made to fail."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from laconic.memory.flags import PAGE_SHIFT
 
 
 class Failure(NamedTuple):
-    """After this many pages the operation fails: with an errno, a leaf's error code (as `result` of
-    an ioctl), or both.
+    """A failure after this many pages of an operation: with an errno, an instruction's error code
+    (as `result` of an ioctl), or both.
 
-    Where it has no more than `after` pages it is not reached, and does not fail.
+    An operation of no more than `after` pages does not reach the failure, and succeeds.
     """
 
     error: int = 0
@@ -26,12 +26,12 @@ class Failure(NamedTuple):
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Plan:
-    """Which operation fails. The kinds of the driver's: restrict, modify_types, remove, etrack,
-    eaug, mprotect.
+    """The operations that fail. The driver's kinds are restrict, modify_types, remove, etrack, eaug
+    and mprotect.
 
-    Of the enclave's: eaccept, eacceptcopy, emodpe. `failures` says it of the nth operation of a
-    kind (from 1), as a mapping or as a function. One operation is one run: an ioctl, one commit of
-    a range, one leaf over a range.
+    The enclave's kinds are eaccept, eacceptcopy and emodpe. `failures` maps a kind and the number
+    of an operation of that kind (from 1) to its failure, as a mapping or as a function. One
+    operation covers one range: an ioctl, the commit of a range, or one instruction over a range.
 
     >>> plan = Plan({("remove", 2): Failure(error=11, after=3)})
     >>> plan.next("remove"), plan.next("remove")
@@ -48,7 +48,7 @@ class Plan:
         self.seen: Counter[str] = Counter()
 
     def next(self, kind: str) -> Failure | None:
-        """Counts one more operation of this kind, and says how it fails. O(1)."""
+        """Count one more operation of this kind, and return its failure, if any. O(1)."""
         failures = self._failures
         if failures is None:
             return None
@@ -58,8 +58,8 @@ class Plan:
         return failures.get((kind, self.seen[kind]))
 
     def cut(self, kind: str, start: int, end: int) -> tuple[int, Failure | None]:
-        """The next operation of this kind, on `[start, end)`: how far it comes (an address), and
-        how it fails."""
+        """Return the address that the next operation of this kind on `[start, end)` reaches, and
+        its failure."""
         failure = self.next(kind)
         if failure is None or start + (failure.after << PAGE_SHIFT) >= end:
             return end, None

@@ -1,7 +1,7 @@
-"""How the hardware, the driver and the kernel refuse: #GP, #PF, an error code in RAX, a signal, an
+"""Refusals by the hardware, the driver and the kernel: #GP, #PF, an error code in RAX, a signal, an
 errno.
 
-Each refusal names the page where it happened. What a run operation did below that address stays
+Each refusal names the page where it happened. Work that an operation did below that address stays
 done.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from errno import errorcode
 from typing import Final
 
-#: Error codes of the leaves (RAX, with ZF=1).
+#: Error codes of the SGX instructions (RAX, with ZF=1).
 BLKSTATE: Final = 3
 NOTBLOCKABLE: Final = 5
 PG_INVLD: Final = 6
@@ -44,13 +44,13 @@ PF_USER: Final = 4
 PF_INSTR: Final = 0x10
 PF_SGX: Final = 0x8000
 
-#: What an access adds to its fault's error code.
+#: The bits that an access adds to its fault's error code.
 PF_ACCESS: Final = {"load": PF_USER, "store": PF_USER | PF_WRITE, "fetch": PF_USER | PF_INSTR}
 
 
 class Refused(Exception):
-    """The hardware or the kernel says no to `what`, at the page `address`; the pages of the run
-    below it are done."""
+    """The hardware or the kernel refuses `what` at the page `address`; the pages of the range below
+    it are done."""
 
     def __init__(self, what: str, address: int, why: str) -> None:
         super().__init__(f"{what} at {address:#x}: {why}")
@@ -66,8 +66,8 @@ class GeneralProtection(Refused):
 
 
 class PageFault(Refused):
-    """#PF with its `error_code`: bit 15 (SGX) says that the EPCM refused, otherwise the page tables
-    did."""
+    """#PF with its `error_code`: if bit 15 (SGX) is set, the EPCM refused; otherwise the page
+    tables did."""
 
     def __init__(self, what: str, address: int, error_code: int, why: str) -> None:
         super().__init__(what, address, f"#PF({error_code:#x}), {why}")
@@ -75,7 +75,7 @@ class PageFault(Refused):
 
 
 class LeafError(Refused):
-    """A leaf returns with ZF=1 and this `code` in RAX."""
+    """An SGX instruction that returned with ZF=1 and this `code` in RAX."""
 
     def __init__(self, what: str, address: int, code: int) -> None:
         super().__init__(what, address, f"{NAMES.get(code, 'error')} ({code})")
@@ -83,8 +83,8 @@ class LeafError(Refused):
 
 
 class HostFault(PageFault):
-    """A #PF that the kernel answers with a `signal`; `error` is ENOMEM where the EPC is full, else
-    0."""
+    """A #PF that the kernel answers with a `signal`; `error` is ENOMEM if the EPC is full, and
+    otherwise 0."""
 
     def __init__(self, address: int, error_code: int, signal: int, error: int, why: str) -> None:
         super().__init__("fault", address, error_code, why)
@@ -95,9 +95,9 @@ class HostFault(PageFault):
 class SgxError(Exception):
     """An operation of a `Machine` was refused.
 
-    `what` is the leaf, ioctl or access. `done` is the address up to which a run was carried out,
-    and so where it stopped. `error` is an errno (0: not the kernel's), `code` a leaf's error code
-    (0: none), `fault` a #PF's error code (0: none); a #GP has none of the three.
+    `what` is the SGX instruction, ioctl or access. `done` is the address up to which the operation
+    was carried out. `error` is an errno (0: not from the kernel), `code` an instruction's error
+    code (0: none), and `fault` a #PF's error code (0: none). For a #GP, all three are 0.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class SgxError(Exception):
 
     @classmethod
     def of(cls, refused: Refused) -> SgxError:
-        """The same refusal, for a machine's caller."""
+        """Return the same refusal as an error for a machine's caller."""
         error = refused.error if isinstance(refused, HostFault) else 0
         code = refused.code if isinstance(refused, LeafError) else 0
         fault = refused.error_code if isinstance(refused, PageFault) else 0

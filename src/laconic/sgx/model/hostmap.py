@@ -1,7 +1,7 @@
-"""The host's VMAs of an enclave: what the page tables allow, beside what the EPCM allows.
+"""The host's VMAs of an enclave: the access that the page tables allow, in addition to the EPCM.
 
-They are VM_SPECIAL (sgx_mmap sets VM_PFNMAP, VM_IO, VM_DONTEXPAND), which vma_merge never joins: a
-split is for ever.
+The VMAs are VM_SPECIAL (sgx_mmap sets VM_PFNMAP, VM_IO, VM_DONTEXPAND), and vma_merge never joins
+such VMAs. A split is therefore permanent.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ MAX_MAP_COUNT: Final = 65_530
 
 
 class HostVma:
-    """One VMA. Two are never the same, whatever their `prot`, so that the map does not merge
-    them."""
+    """One VMA. No two are equal, even with the same `prot`, so that the map does not merge them."""
 
     __slots__ = ("prot",)
 
@@ -29,7 +28,7 @@ class HostVma:
 
     @property
     def allows(self) -> int:
-        """What its page table entries allow: x86 reads whatever is accessible at all
+        """The access that its page table entries allow. On x86, every accessible page is readable
         (`protection_map`)."""
         return self.prot | PROT_READ if self.prot else 0
 
@@ -48,7 +47,8 @@ class HostMap:
         self._may_map = may_map
 
     def mmap(self, start: int, end: int, prot: int, shared: bool = True) -> int:
-        """Maps `[start, end)`, MAP_FIXED. Returns 0, or -EINVAL, -EACCES, -ENOMEM. O(log n + k)."""
+        """Map `[start, end)`, as with MAP_FIXED. Returns 0, -EINVAL, -EACCES or -ENOMEM.
+        O(log n + k)."""
         if not shared or (start | end) % PAGE_SIZE or start >= end or prot & ~PROT_RWX:
             return -EINVAL
         error = self._may_map(start, end, prot)
@@ -60,10 +60,10 @@ class HostMap:
         return 0
 
     def mprotect(self, start: int, end: int, prot: int) -> int:
-        """Changes VMA by VMA, and stops at the first that refuses; those below it stay changed.
+        """Change VMA by VMA, and stop at the first that refuses; those below it stay changed.
         O(log n + k).
 
-        Returns 0, or -EINVAL, -EACCES, -ENOMEM (a hole, or a split at max_map_count).
+        Returns 0, -EINVAL, -EACCES or -ENOMEM (a hole, or a split at max_map_count).
         """
         if (start | end) % PAGE_SIZE or start >= end or prot & ~PROT_RWX:
             return -EINVAL
@@ -73,15 +73,15 @@ class HostMap:
             error = self._may_map(at, stop, prot)
             if error:
                 return error
-            if vma.prot != prot:  # mprotect_fixup returns early where nothing changes: no split
+            if vma.prot != prot:  # mprotect_fixup returns early if nothing changes: no split
                 if self._split(at) or self._split(stop):
                     return -ENOMEM
                 self.vmas.set(at, stop, HostVma(prot))
         return 0
 
     def _split(self, address: int) -> int:
-        # As __split_vma: refused at the limit, and a split that was made is not undone when the
-        # next one fails.
+        # As in __split_vma: a split is refused at the limit, and it is not undone if the next one
+        # fails.
         start, end, vma = self.vmas.find(address)
         if vma is None or start == address:
             return 0

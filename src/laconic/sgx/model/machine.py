@@ -1,8 +1,9 @@
-"""A meter that does what it counts: each operation on the modelled driver and EPCM of one enclave.
+"""A meter that executes what it counts: each operation runs on the modelled driver and EPCM of one
+enclave.
 
-What hardware or kernel refuse raises an `SgxError`, which says how far the run came; the part that
-was done is counted, so that counts and EPCM agree at every moment. `after_step` sees the enclave
-after every leaf and every ioctl.
+A refusal by the hardware or the kernel raises an `SgxError`, which contains the address that the
+operation reached. The work done up to there is counted, so that counts and EPCM always agree.
+`after_step` inspects the enclave after every SGX instruction and every ioctl.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ V = TypeVar("V")
 class Machine(Meter):
     """One enclave, ready to run (`Driver.ready`).
 
-    `book` is what is written to, its own unless it is given: machines that share one
-    count together, as the enclaves of one strategy do. `after_step` is called with the machine
-    after every run of a leaf and every ioctl, also of one that fails half way.
+    `book` receives the counts; by default, the machine has its own. Machines that share a book
+    count together, like the enclaves of one strategy. `after_step` is called with the machine after
+    every SGX instruction over a range and every ioctl, including those that fail halfway.
     """
 
     def __init__(
@@ -64,20 +65,20 @@ class Machine(Meter):
         self._replied("REMOVE_PAGES", start + reply.count, -reply.error, 0)
 
     def host_protect(self, start: int, end: int, prot: int) -> None:
-        """The host's mprotect of its mapping (pte "sync"), a host call. Raises `SgxError`; `done`
-        then is the start.
+        """mprotect of the host's mapping (pte "sync"), which is a host call. Raises `SgxError`,
+        whose `done` is then the start.
 
-        How much of it was done mprotect does not say: `driver.host` knows.
+        mprotect does not return how much it did; `driver.host` contains the result.
         """
         error = self.driver.mprotect(start, end, prot)
         super().host_call()
         self._replied("mprotect", start if error else end, -error, 0)
 
-    # The enclave's leaves: a page walk first, then the EPCM
+    # The enclave's instructions: a page walk first, then the EPCM
 
     def eaug(self, start: int, end: int, faults: int | None = None) -> None:
-        """Adds pages that do not exist, as touches do. Raises `SgxError`: ENOMEM where the EPC is
-        full; where a page exists."""
+        """Add pages that do not exist, as touches do. Raises `SgxError` with ENOMEM if the EPC is
+        full, and without an errno if a page exists."""
         driver = self.driver
         stop = next(
             (at for at, _, entry in driver.epcm.pages.runs(start, end) if entry is not None), end
@@ -95,8 +96,8 @@ class Machine(Meter):
         self._stepped(refused)
 
     def eaccept(self, start: int, end: int, prot: int, request: int) -> None:
-        """EACCEPT. `request` may hold the page type in bits 15:8, as SECINFO.FLAGS; MODIFIED alone
-        means PT_TRIM."""
+        """EACCEPT. As in SECINFO.FLAGS, bits 15:8 of `request` may contain the page type; MODIFIED
+        alone means PT_TRIM. Raises `SgxError`."""
         page_type = request >> 8 or (PT_TRIM if request & MODIFIED else PT_REG)
         epcm, states = self.driver.epcm, request & 0xFF
         done, refused = self._leaf(
@@ -110,7 +111,7 @@ class Machine(Meter):
         self._stepped(refused)
 
     def eacceptcopy(self, start: int, end: int, prot: int, source: int | None) -> None:
-        """EACCEPTCOPY from `source` on, page by page; without it, from a staging page. Raises
+        """EACCEPTCOPY from the pages at `source`, or from a staging page if it is None. Raises
         `SgxError`."""
         epcm = self.driver.epcm
         done, refused = self._leaf(
@@ -134,7 +135,7 @@ class Machine(Meter):
         self._stepped(refused)
 
     def zero(self, start: int, end: int) -> None:
-        """Writes zeroes. Raises `SgxError` at the first page that cannot be written now."""
+        """Write zeros. Raises `SgxError` at the first page that is not writable."""
         epcm = self.driver.epcm
         done, refused = self._leaf(
             "store", start, end, "store", lambda stop: epcm.access(start, stop, "store")
@@ -143,20 +144,21 @@ class Machine(Meter):
         self._stepped(refused)
 
     def place(self, moves: Iterable[tuple[int, int, int]]) -> None:
-        """The pages of each `(start, end, target)` have other addresses from now on. O(n)."""
+        """Move the pages of each `(start, end, target)` to the addresses from `target` on. O(n)."""
         moves = list(moves)
         driver = self.driver
         _rename(driver.epcm.pages, moves)
         _rename(driver.pages, moves)
         _rename(driver.ptes, moves)
 
-    # What the program can do
+    # Accesses by the program
 
     def access(self, address: int, kind: str) -> None:
-        """Checks a "load", "store" or "fetch" by the program; changes and counts nothing, commits
-        nothing. O(log n).
+        """Check a "load", "store" or "fetch" by the program. Changes, counts and commits nothing.
+        O(log n).
 
-        Raises `SgxError` with the fault's code; an absent page has none of the bits SGX and P.
+        Raises `SgxError` with the fault's code; for an absent page, neither the SGX bit nor the P
+        bit is set.
         """
         start = address - address % PAGE_SIZE
         try:
@@ -168,10 +170,11 @@ class Machine(Meter):
             raise SgxError.of(refused) from refused
 
     def effective(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
-        """What the program can do, as `(start, end, prot)`: host mapping ∩ EPCM. O(log n + k).
+        """Yield the program's effective access as `(start, end, prot)`: host mapping ∩ EPCM.
+        O(log n + k).
 
-        None where no page is committed: absent, pending, changing its type, trimmed, or being
-        swapped. A TCS has 0.
+        `prot` is None if no page is committed: absent, pending, changing its type, trimmed, or
+        being swapped. A TCS has 0.
         """
         for low, high, entry in self.driver.epcm.pages.runs(start, end):
             prot = _prot(entry)
@@ -182,12 +185,12 @@ class Machine(Meter):
                 yield at, stop, prot & vma.allows if vma is not None else 0
 
     def eadd(self, start: int, end: int) -> None:
-        """Raises `SgxError`: the enclave is ready to run, and no page can be added to it."""
+        """Raise `SgxError`: the enclave is ready to run, so no page can be added to it."""
         raise SgxError("EADD", start, why="the enclave is initialized")
 
     def destroy(self, pages: int) -> None:
-        """The enclave ends. Raises `SgxError` where it did not hold so many pages; it is gone all
-        the same."""
+        """End the enclave. Raises `SgxError` if it did not contain this number of pages; it is
+        destroyed nevertheless."""
         held = self.driver.destroy()
         super().destroy(held)
         if held != pages:
@@ -204,8 +207,8 @@ class Machine(Meter):
         leaf: Callable[[int], None],
         source: int | None = None,
     ) -> tuple[int, SgxError | None]:
-        # A leaf on pages whose walk allows this kind of access; how far it came, and why no
-        # further.
+        # Run an SGX instruction on pages whose page walk allows this kind of access. Returns the
+        # address that it reached, and the reason why it went no further.
         refused: SgxError | None = None
         stop, failure = (
             (end, None) if what == "store" else self.driver.plan.cut(what.lower(), start, end)
@@ -229,7 +232,7 @@ class Machine(Meter):
         try:
             if start < stop:
                 leaf(stop)
-        except Refused as refusal:  # not `fault`: mypyc gives a name one class in a function
+        except Refused as refusal:  # not `fault`: mypyc allows a name only one class per function
             stop, refused = refusal.address, SgxError.of(refusal)
         return stop, refused
 
@@ -256,7 +259,7 @@ def _rename(pages: RangeMap[V], moves: Iterable[tuple[int, int, int]]) -> None:
 
 
 def _prot(entry: Entry | None) -> int | None:
-    # What the EPCM allows; None where no page is committed.
+    # The access that the EPCM allows, or None if no page is committed.
     if entry is None or entry.state & ~PR or entry.page_type == PT_TRIM:
         return None
     return entry.prot if entry.accessible else 0

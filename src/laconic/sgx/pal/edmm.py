@@ -1,12 +1,14 @@
-"""The PAL of one SGX2 enclave: each kind of change as the least sequence of leaves and host calls.
+"""The PAL of one SGX2 enclave: each kind of change as its minimal sequence of SGX instructions and
+host calls.
 
-The committed pages and their EPCM permissions are this PAL's own record, written only after
-success: no page is accepted twice without a trim between (a host could give an empty page in its
-place), and nothing is done to a page that does not exist. What is equal costs nothing; an
-extension costs no host call; only a restriction and a trim do.
+The PAL keeps its own record of the committed pages and their EPCM permissions, which it writes only
+after success. Therefore no page is accepted twice without a trim in between (a host could otherwise
+substitute an empty page), and no operation applies to a page that does not exist. An equal page
+costs nothing, and an extension costs no host call; only a restriction and a trim do.
 
-A host may refuse, or do half. What may be retried is; else every method leaves its pages as they
-were and raises a `PalError`, but for a trim, which no one can undo: that says how far it came.
+A host may refuse, or do half of the work. An operation that may succeed later is retried. If it
+still fails, every method restores its pages and raises a `PalError`. The exception is a trim, which
+cannot be undone: its error states how far it came.
 """
 
 from __future__ import annotations
@@ -29,27 +31,28 @@ from laconic.sgx.model.faults import (
     SgxError,
 )
 
-#: What EAUG and EACCEPT give a page.
+#: The permissions of a page after EAUG and EACCEPT.
 RW = PROT_READ | PROT_WRITE
 #: Start, end, and the permissions before and after.
 _Change = tuple[int, int, int, int]
 _AGAIN = {EBUSY, EAGAIN, EINTR}
 _TRACK_AGAIN = {NOT_TRACKED, EPC_PAGE_CONFLICT, PREV_TRK_INCMPL}
-#: What the host's mapping allows after it failed to change.
+#: The access that the host's mapping allows after a failed change.
 _UNKNOWN = -1
-#: How often the same page is tried again.
+#: The maximum number of retries for one page.
 _RETRIES = 8
-#: Where a page can be left on its way out of the EPC. In none of these states can it be accessed
-#: but ACCEPTED, where a commit failed half way and the driver took nothing back; a PENDING one is
-#: accepted with no permissions. RETYPED is on its way to a TCS, which it must become first.
+#: The states in which a failed operation can leave a page in the EPC. The page is inaccessible in
+#: each state except ACCEPTED, in which a commit failed halfway and the driver did not take the page
+#: back. A PENDING page is accepted without permissions. A RETYPED page is changing to a TCS, and
+#: must complete that first.
 PENDING_PAGE, ACCEPTED, CHANGED, TRIMMED, RETYPED = 1, 2, 3, 4, 5
-#: What EACCEPT expects of a page that becomes a TCS.
+#: The request of EACCEPT for a page that becomes a TCS.
 _TCS_MODIFIED = PT_TCS << 8 | MODIFIED
 
 
 class PalError(Exception):
-    """The host did not do what it had to. `error` is the errno for the program; `gone` are the
-    ranges that a trim had taken away before it failed."""
+    """The host did not carry out an operation. `error` is the errno for the program; `gone` are the
+    ranges that a trim had removed before it failed."""
 
     def __init__(self, error: int, why: str, gone: Iterable[Range] = ()) -> None:
         super().__init__(why)
@@ -58,8 +61,8 @@ class PalError(Exception):
 
 
 def permissions(vm_flags: int) -> int:
-    """The EPCM permissions for a VMA's protection: R for W, which the EPCM does not have alone.
-    O(1).
+    """Return the EPCM permissions for a VMA's protection: W includes R, because the EPCM does not
+    allow W alone. O(1).
 
     >>> permissions(2), permissions(4)
     (3, 4)
@@ -72,11 +75,11 @@ def permissions(vm_flags: int) -> int:
 class Edmm:
     """One enclave's pages. `committed`: the EPCM permissions of each page that exists.
 
-    `batch`: the ioctls of one step go in one host call; else each run has a host call of its own.
-    `ranges`: the kernel is patched to add a range of pages in one host call, without faults; then
-    `touched` states in how many faults, each of which has added a page, the next commit is made.
-    `left`: pages that a failure left in the EPC, on their way out. `host`, where `sync` asks that
-    the host's mapping equals the EPCM: what that mapping allows.
+    `batch`: the ioctls of one step share one host call; otherwise each run has its own. `ranges`:
+    the kernel is patched to add a range of pages in one host call, without faults; `touched` is
+    then the number of faults of the next commit, each of which has added a page. `left`: pages that
+    a failure left in the EPC and that must still be removed. `host`: the access that the host's
+    mapping allows; None unless `sync` requires that mapping to equal the EPCM.
     """
 
     __slots__ = ("batch", "committed", "host", "left", "meter", "ranges", "touched")
@@ -93,7 +96,7 @@ class Edmm:
         self.host: RangeMap[int] | None = RangeMap() if sync else None
 
     def pages(self) -> int:
-        """How many pages are in the EPC. O(n)."""
+        """Return the number of pages in the EPC. O(n)."""
         return (
             sum(end - start for pages in (self.committed, self.left) for start, end, _ in pages)
             >> PAGE_SHIFT
@@ -104,11 +107,11 @@ class Edmm:
     def commit(
         self, start: int, end: int, prot: int, contents: bool = False, source: int | None = None
     ) -> None:
-        """Commits pages that do not exist, with `prot` from the first moment. O(log n).
+        """Commit pages that do not exist, with `prot` from the first moment. O(log n).
 
-        `contents`: they have some, which are put into a staging page first; `source`: they are
-        those of other pages of the enclave, at that address. Raises PalError(ENOMEM), and none of
-        them exists then.
+        `contents`: the pages have contents, which are first copied into a staging page. `source`:
+        the contents are those of other pages of the enclave, at that address. Raises
+        PalError(ENOMEM); none of the pages exists then.
         """
         meter = self.meter
         if self.host is not None:
@@ -139,7 +142,7 @@ class Edmm:
             self._narrow_host([(start, end, prot)])
 
     def _faults(self, start: int, end: int) -> int:
-        # How many pages are added by a fault each; a host call for each fault adds the others.
+        # The number of pages that faults add; one host call for each fault adds the others.
         pages = end - start >> PAGE_SHIFT
         touched, self.touched = self.touched, 0
         if pages == max(touched, 1):
@@ -148,10 +151,10 @@ class Edmm:
         return touched
 
     def add_tcs(self, start: int) -> None:
-        """Makes the page at `start`, which does not exist, a TCS, which no access reaches. O(log
-        n).
+        """Make the page at `start`, which does not exist, a TCS, which cannot be accessed.
+        O(log n).
 
-        Raises PalError(ENOMEM), and it does not exist then.
+        Raises PalError(ENOMEM); the page does not exist then.
         """
         end, meter = start + PAGE_SIZE, self.meter
         self.commit(start, end, RW)
@@ -170,16 +173,16 @@ class Edmm:
         self.committed.set(start, end, 0)
 
     def _abandon(self, start: int, end: int, refused: SgxError) -> None:
-        # A commit has failed: what there is of it goes out again, at once if the host lets it.
+        # A commit has failed: remove its pages again, immediately if the host permits it.
         with suppress(PalError):
             self._reclaim(start, end)
         raise PalError(ENOMEM, str(refused)) from refused
 
     def protect(self, changes: Iterable[tuple[int, int, int]]) -> None:
-        """Gives the committed pages of each `(start, end, prot)` these permissions. O(runs log n).
+        """Give the committed pages of each `(start, end, prot)` these permissions. O(runs log n).
 
-        A page that gains and loses some has EMODPR first, so that it never has both. Raises
-        PalError(ENOMEM).
+        If a page both gains and loses permissions, EMODPR comes first so that the page never has
+        both sets. Raises PalError(ENOMEM).
         """
         extended, restricted = self._split(changes)
         if not extended and not restricted:
@@ -195,7 +198,7 @@ class Edmm:
     def _split(
         self, changes: Iterable[tuple[int, int, int]]
     ) -> tuple[list[_Change], list[_Change]]:
-        # The runs that only gain permissions, and those that lose some.
+        # Separate the runs that only gain permissions from those that lose some.
         extended: list[_Change] = []
         restricted: list[_Change] = []
         for run in self.differing(changes):
@@ -204,9 +207,12 @@ class Edmm:
         return extended, restricted
 
     def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_Change]:
-        """Return the runs of committed pages whose permissions are not those of `changes`: start,
-        end, permissions before and after. Neighbors that change alike are one run. O(runs log
-        n)."""
+        """Return the runs of committed pages whose permissions differ from those in `changes`.
+        O(runs log n).
+
+        A run has a start, an end, and the permissions before and after. Neighbors with the same
+        change are one run.
+        """
         runs: list[_Change] = []
         for start, end, prot in changes:
             for begin, stop, had in self.committed.runs(start, end):
@@ -235,8 +241,8 @@ class Edmm:
         self.committed.set(start, end, prot)
 
     def _restrict(self, runs: list[_Change]) -> None:
-        # Accepted with what they keep, and only then extended: up to there all can be taken back
-        # within the enclave.
+        # Accept the permissions that remain, and extend only after that: up to that point,
+        # everything can be undone within the enclave.
         meter = self.meter
         meter.host_call(1 if self.batch else len(runs))
         reduced: list[tuple[int, int, int]] = []
@@ -267,10 +273,10 @@ class Edmm:
             self._narrow_host([(start, end, prot) for start, end, _, prot in runs])
 
     def trim(self, ranges: Iterable[Range]) -> None:
-        """Gives the committed pages of `ranges` back to the driver. O(runs log n).
+        """Release the committed pages of `ranges` to the driver. O(runs log n).
 
-        Raises PalError(ENOMEM) where the driver refuses; the pages in its `gone` are gone, the
-        others as before.
+        Raises PalError(ENOMEM) if the driver refuses; the pages in its `gone` are removed, and the
+        others are unchanged.
         """
         runs = join_ranges(
             (begin, stop)
@@ -321,13 +327,13 @@ class Edmm:
         if refusal is not None:
             raise PalError(ENOMEM, str(refusal), gone) from refusal
 
-    # What failures leave
+    # Pages left by failures
 
     def discard(self, ranges: Iterable[Range]) -> None:
-        """Gives pages back that were not to be accessible; those that the driver does not take are
-        shut, and go later.
+        """Release pages that must not be accessible. Pages that the driver does not remove lose
+        their permissions, and are removed later.
 
-        Raises PalError where it does not even do that. O(runs log n).
+        Raises PalError if even that fails. O(runs log n).
         """
         ranges = list(ranges)
         try:
@@ -341,8 +347,8 @@ class Edmm:
                         self.left.set(start, end, ACCEPTED)
 
     def _changed(self, start: int, prot: int | None) -> bool:
-        # Whether the page at which MODIFY_TYPES stopped was changed all the same, and only not
-        # tracked: an EACCEPT with what the page had finds out, and changes nothing.
+        # Return whether the page at which MODIFY_TYPES stopped was changed although it was not
+        # tracked. An EACCEPT with the page's previous attributes shows it, and changes nothing.
         try:
             insist(self.meter.eaccept, start, start + PAGE_SIZE, prot or 0, PR)
         except SgxError as refused:
@@ -350,7 +356,7 @@ class Edmm:
         return False
 
     def _reclaim(self, start: int, end: int) -> None:
-        # Takes what is left in `[start, end)` the rest of its way out. Raises PalError.
+        # Complete the removal of the leftover pages in `[start, end)`. Raises PalError.
         meter = self.meter
         steps: tuple[tuple[int, Callable[..., None], tuple[int | None, ...], int | None], ...] = (
             (RETYPED, meter.eaccept, (0, _TCS_MODIFIED), ACCEPTED),
@@ -378,8 +384,8 @@ class Edmm:
             raise PalError(ENOMEM, str(failed)) from failed
 
     def _find(self, start: int) -> None:
-        # Whether an ACCEPTED page at which MODIFY_TYPES stopped is to be trimmed all the same,
-        # tracked or not.
+        # Find out whether an ACCEPTED page at which MODIFY_TYPES stopped has become TRIM, tracked
+        # or not.
         state = TRIMMED
         try:
             insist(self.meter.eaccept, start, start + PAGE_SIZE, 0, MODIFIED)
@@ -387,11 +393,11 @@ class Edmm:
             state = CHANGED if refused.code == NOT_TRACKED else ACCEPTED
         self.left.set(start, start + PAGE_SIZE, state)
 
-    # The host's mapping, where it follows
+    # The host's mapping, if it follows the EPCM
 
     def _map_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
-        # Makes the host's mapping allow just this; a host call for each run that differs. Raises
-        # PalError, and it may be one or the other then.
+        # Give the host's mapping exactly these permissions, with one host call for each run that
+        # differs. Raises PalError; the mapping of that run is then unknown.
         assert self.host is not None
         for start, end, prot in wanted:
             for begin, stop, had in list(self.host.runs(start, end)):
@@ -404,17 +410,18 @@ class Edmm:
                     self.host.set(begin, stop, prot or None)
 
     def _narrow_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
-        # What the EPCM forbids already: where the host refuses, nothing is wrong but its mapping.
+        # The EPCM already forbids these accesses, so a refusal by the host leaves only its mapping
+        # too wide.
         for run in wanted:
             with suppress(PalError):
                 self._map_host([run])
 
 
 def insist(operation: Callable[..., None], start: int, end: int, *arguments: Any) -> None:
-    """Carries out `operation`, and goes on where the host stopped for a reason that passes. Raises
-    SgxError.
+    """Carry out `operation`, and retry from where it stopped if the host's error is transient.
+    Raises SgxError.
 
-    O(log n + k) a try.
+    Complexity: O(log n + k) per attempt.
     """
     tries = 0
     while True:

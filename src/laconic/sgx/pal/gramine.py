@@ -1,11 +1,10 @@
-"""The PAL that Gramine has for SGX2 today (enclave_edmm.c): the permissions that pages have make no
-difference to it.
+"""Gramine's current PAL for SGX2 (enclave_edmm.c), which ignores the current permissions of pages.
 
-Alloc commits pages RW and corrects that afterwards, Protect always extends and then restricts, Free
-always trims. Only pages allocated with LAZYALLOC wait for their first touch, which the enclave's
-exception handler resolves page by page. Functions have upstream's order of leaves and host calls.
-What upstream's PAL does not know, the permissions of each page, is kept here for what is counted
-only: no decision depends on it, unless one of `Switches` is on.
+Alloc commits pages RW and corrects the permissions afterwards, Protect always extends and then
+restricts, and Free always trims. Only pages allocated with LAZYALLOC wait for their first touch,
+which the enclave's exception handler resolves page by page. SGX instructions and host calls have
+the order of Gramine's functions. Gramine's PAL does not record the permissions of pages. They are
+recorded here for the counts only, and no decision depends on them unless one of `Switches` is on.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.pal.switches import NO_SWITCHES, Switches
 
 RW: Final = PROT_READ | PROT_WRITE
-#: In place of permissions, of pages that are allocated and not committed. LAZY: by LAZYALLOC, until
-#: their first touch. RESERVED: until they become accessible (`Switches.reserve`).
+#: Values for pages that are allocated but not committed, stored instead of permissions. LAZY: by
+#: LAZYALLOC, until their first touch. RESERVED: until they become accessible (`Switches.reserve`).
 LAZY: Final = 8
 RESERVED: Final = 16
-#: Where the LibOS and the PAL keep their own pages: above all that a program can map, in bytes.
+#: The start of the pages of the LibOS and the PAL themselves, above all addresses that a program
+#: can map, in bytes.
 INTERNAL: Final = 1 << 47
-#: The tracker's bits, one for each page: one page of them covers 128 MiB.
+#: The start of the tracker's bits. There is one bit per page, so one page of bits covers 128 MiB.
 TRACKER: Final = INTERNAL + (1 << 46)
 _COVERS: Final = PAGE_SHIFT + 15
 
@@ -43,12 +43,11 @@ def remove_run(meter: Meter, start: int, end: int) -> None:
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Gramine:
-    """One enclave's pages. `pages`: EPCM permissions, LAZY or RESERVED, of each page that is
-    allocated.
+    """One enclave's pages. `pages`: the EPCM permissions, LAZY or RESERVED, of each allocated page.
 
-    Ranges are in bytes, page aligned. Pages that were never allocated are passed over, where
-    upstream's ioctls fail. With `single` the same is requested for each page of the range by
-    itself. All cost O(log n + runs).
+    Ranges are in bytes, page aligned. Pages that were never allocated are skipped, although
+    Gramine's ioctls fail on them. With `single`, the request is repeated for each page of the
+    range. All methods cost O(log n + runs).
     """
 
     __slots__ = ("_tracked", "meter", "pages", "switches")
@@ -57,11 +56,11 @@ class Gramine:
         self.meter = meter
         self.switches = switches
         self.pages: RangeMap[int] = RangeMap()
-        # The last page of the tracker's bits that was looked at: most calls need the same one.
+        # The last page of the tracker's bits that was checked: most calls need the same one.
         self._tracked = -1
 
     def committed(self, start: int, end: int) -> list[Range]:
-        """The longest runs of committed pages in `[start, end)`, ascending (walk_pages)."""
+        """Return the maximal runs of committed pages in `[start, end)`, ascending (walk_pages)."""
         return join_ranges(
             (begin, stop)
             for begin, stop, had in self.pages.runs(start, end)
@@ -69,7 +68,7 @@ class Gramine:
         )
 
     def count(self) -> int:
-        """How many pages are committed, the PAL's own too. O(n)."""
+        """Return the number of committed pages, including the PAL's own. O(n)."""
         return sum(end - start for start, end, had in self.pages if had < LAZY) >> PAGE_SHIFT
 
     def alloc(
@@ -86,7 +85,7 @@ class Gramine:
             self._add(start, end, prot, _times(start, end, by_page))
 
     def waits(self, prot: int, lazy: bool = False) -> bool:
-        """True if `alloc` does not commit pages at once."""
+        """Return whether `alloc` postpones committing such pages."""
         return lazy or (self.switches.reserve and not prot)
 
     def free(self, start: int, end: int) -> None:
@@ -97,11 +96,11 @@ class Gramine:
         self.pages.set(start, end, None)
 
     def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:
-        """PalVirtualMemoryProtect: a host call for each committed run, whatever its permissions
+        """PalVirtualMemoryProtect: one host call for each committed run, whatever its permissions
         are.
 
-        What gains some permissions and loses others has both for a moment, since EMODPE comes
-        first.
+        Pages that gain some permissions and lose others have both for a moment, because EMODPE
+        comes first.
         """
         self.track(start, end)
         if prot & PROT_WRITE:
@@ -137,7 +136,7 @@ class Gramine:
                 pages.set(begin, stop, prot)
 
     def _open(self, start: int, end: int, prot: int) -> list[Range]:
-        # Reserved pages become accessible, and are committed for that. Returns the other ranges.
+        # Commit reserved pages that become accessible. Returns the other ranges.
         others: list[Range] = []
         for begin, stop, had in list(self.pages.runs(start, end)):
             if had == RESERVED:
@@ -149,8 +148,8 @@ class Gramine:
 
     def _change(self, start: int, end: int, prot: int, single: bool) -> None:
         # Protect with the kind of change. `kinds`: equal pages are skipped, EMODPR comes first, and
-        # EMODPE only follows where a permission is added. `extend`: where no permission is removed,
-        # EMODPE is all.
+        # EMODPE follows only if a permission is added. `extend`: if no permission is removed,
+        # EMODPE is the only instruction.
         meter, pages = self.meter, self.pages
         kinds, extend = self.switches.kinds, self.switches.extend
         extended: list[Range] = []
@@ -185,12 +184,12 @@ class Gramine:
             pages.set(begin, stop, prot)
 
     def fault(self, start: int, end: int, prot: int) -> int:
-        """The exception handler (commit_lazy_alloc_pages): commits the lazy pages of `[start,
-        end)`, each in an exception; how many there were.
+        """The exception handler (commit_lazy_alloc_pages): commit the lazy pages of `[start, end)`,
+        each in one exception. Returns their number.
 
-        The access has added the page already, and then faulted once more since it is pending. With
-        `Switches.demand`, an exception commits an aligned block of so many pages, as far as they
-        are lazy and in `[start, end)`.
+        The access has already added the page, and has then faulted again because the page is
+        pending. With `Switches.demand`, an exception commits the lazy pages of an aligned block of
+        this many pages that are in `[start, end)`.
         """
         block = (self.switches.demand or 1) << PAGE_SHIFT
         count = 0
@@ -203,12 +202,12 @@ class Gramine:
         return count
 
     def zero(self, start: int, end: int) -> None:
-        """Clears the committed pages in place."""
+        """Zero the committed pages in place."""
         for begin, stop in self.committed(start, end):
             self.meter.zero(begin, stop)
 
     def make_tcs(self, start: int) -> None:
-        """sgx_edmm_convert_pages_to_tcs: the committed page at `start` becomes a thread's TCS."""
+        """sgx_edmm_convert_pages_to_tcs: make the committed page at `start` a thread's TCS."""
         end, meter = start + PAGE_SIZE, self.meter
         meter.host_call()
         meter.modify_types(start, end, PT_TCS)
@@ -216,8 +215,8 @@ class Gramine:
         self.pages.set(start, end, 0)
 
     def track(self, start: int, end: int) -> None:
-        """maybe_alloc_bitvector_pages_eagerly: the tracker's bits for these pages are committed,
-        where they are not yet. Every Alloc, Free and Protect begins with it."""
+        """maybe_alloc_bitvector_pages_eagerly: commit the tracker's bits for these pages, unless
+        they are committed. Every Alloc, Free and Protect begins with it."""
         first, last = start >> _COVERS, end - 1 >> _COVERS
         if first == last == self._tracked:
             return
@@ -228,7 +227,7 @@ class Gramine:
                 self._add(begin, stop, RW)
 
     def _add(self, start: int, end: int, prot: int, times: int = 1) -> None:
-        # sgx_edmm_add_pages, called so many times for parts of the range
+        # sgx_edmm_add_pages, called `times` times for parts of the range
         if prot & PROT_WRITE:
             prot |= PROT_READ
         meter = self.meter
@@ -254,5 +253,5 @@ class Gramine:
 
 
 def _times(start: int, end: int, single: bool) -> int:
-    # How often the same is requested.
+    # The number of requests for the range.
     return end - start >> PAGE_SHIFT if single else 1

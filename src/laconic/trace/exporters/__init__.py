@@ -25,15 +25,17 @@ FORMATS: Final = {
     "perfetto": "laconic.trace.exporters.perfetto",
     "strace": "laconic.trace.exporters.strace",
 }
-#: Formats that can be cut at a size.
+#: Formats whose output can be limited to a size.
 LIMITED: Final = frozenset({"perfetto"})
 
 
 @dataclass(frozen=True)
 class Part:
-    """What of a trace is written: a format, a window of time, at most `limit` bytes. `update`
-    receives the bytes read. Of the calls, only those of `selection` are written. `analysis` has
-    what only a replay can tell of the calls; None leaves it out."""
+    """The part of a trace to write: a format, a window of time, and at most `limit` bytes.
+
+    `update` receives the number of bytes read. Only calls in `selection` are written. `analysis`
+    contains facts about the calls that only a replay provides; None omits them.
+    """
 
     format: str
     window: Window
@@ -45,7 +47,8 @@ class Part:
 
 @dataclass
 class Written:
-    """What was written: rows (of strace: lines), and sentences on what could not be."""
+    """The result of an export: the number of rows (for strace: lines), and messages about
+    omissions."""
 
     rows: int = 0
     notes: list[str] = field(default_factory=list)
@@ -55,12 +58,12 @@ class Exporter(Protocol):
     """The module of one format."""
 
     def write(self, trace: Trace, output: BinaryIO, part: Part) -> Written:
-        """Writes the trace. Raises OSError where the output takes no more."""
+        """Write the trace. Raises OSError if the output cannot be written."""
 
 
 def export(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes `part` of a trace to `output`, which stays open. Raises OSError where that takes no
-    more. O(events)."""
+    """Write `part` of a trace to `output`, which stays open. Raises OSError if it cannot be
+    written. O(events)."""
     return cast(Exporter, importlib.import_module(FORMATS[part.format])).write(trace, output, part)
 
 

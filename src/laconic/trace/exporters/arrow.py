@@ -27,7 +27,7 @@ def record_batches(
     analysis: Analysis | None = None,
     selection: Selection | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The flat rows of a trace as record batches, of up to some thousands of rows each. O(rows),
+    """Yield the flat rows of a trace as record batches of up to some thousands of rows. O(rows),
     bounded memory."""
     import pyarrow as pa
 

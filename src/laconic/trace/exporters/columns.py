@@ -1,4 +1,4 @@
-"""One flat row a call, for tools that know tables: the columns, and the rows of a trace in them."""
+"""One flat row per call, for tools that read tables: the columns, and the rows of a trace."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
     from laconic.trace.selection import Selection
 
-#: Column → Arrow type. Every column but the first five may be null: what does not apply, or is not
-#: known.
+#: Column → Arrow type. Every column except the first five may be null, if it does not apply or is
+#: unknown.
 COLUMNS: Final = {
     "event": "int64",  # the row's number in the trace
     "time_ns": "int64",  # since the trace began
@@ -45,7 +45,7 @@ COLUMNS: Final = {
     "arg4": "uint64",
     "arg5": "uint64",
     "address": "uint64",
-    "length": "uint64",  # bytes, as the program gave it
+    "length": "uint64",  # bytes, as the program passed it
     "prot": "string",
     "flags": "string",
     "advice": "string",
@@ -77,10 +77,10 @@ Flat = tuple[Any, ...]
 
 
 class CallFacts(NamedTuple):
-    """What a replay finds out about one call: the columns of the same names.
+    """The facts about one call from a replay, for the columns of the same names.
 
-    `cycles` has the low and the high end under every-call, and under laconic. It is empty if they
-    are unknown.
+    `cycles` contains the low and the high estimate under every-call, and those under laconic. It is
+    empty if they are unknown.
     """
 
     kinds: str | None = None
@@ -103,7 +103,7 @@ class Analysis(Protocol):
         """Return the frames of a call's recorded stack, innermost first."""
 
 
-#: Calls on a range: the arguments that are its address and its length in bytes.
+#: Calls on a range: the indices of its address and its length (bytes).
 _RANGES: Final = {
     "mmap": (0, 1),
     "mprotect": (0, 1),
@@ -133,8 +133,7 @@ _LAST_PROCESS: Final = CODES[PROCESS_EVENTS[-1]]
 
 
 class Window(NamedTuple):
-    """The part of a trace that is wanted, in nanoseconds since it began; `until` None is its
-    end."""
+    """The selected part of a trace, in nanoseconds since it began; `until` None is its end."""
 
     begin: int = 0
     until: int | None = None
@@ -148,7 +147,8 @@ class Window(NamedTuple):
 
 
 class Flattener:
-    """Rows of a trace to flat rows; it keeps what they refer to, one entry a file and a process."""
+    """Converts rows of a trace to flat rows. It keeps what they refer to, with one entry per file
+    and per process."""
 
     def __init__(
         self,
@@ -170,8 +170,8 @@ class Flattener:
         self._number = -1
 
     def flat(self, rows: Iterable[Row]) -> Iterator[Flat]:
-        """The flat rows of these rows: the calls, and what else a reader of tables should see.
-        O(rows)."""
+        """Yield flat rows for these rows: the calls, and other events of interest to readers of
+        tables. O(rows)."""
         for row in rows:
             self._number += 1
             code = row.event
@@ -195,7 +195,7 @@ class Flattener:
                 yield flat
 
     def loss(self, sentence: str, time: int) -> Flat:
-        """The row that says, at the end, what the file itself lacks."""
+        """Return the last row, which states what is missing in the file itself."""
         return _row(
             {
                 "event": self._number + 1,
@@ -222,7 +222,7 @@ class Flattener:
             address = args[0]
         known = not state & (UNFINISHED | NO_RESULT)
         if known and name in CLONES and result > 0 and pid in self._programs:
-            # A child of vfork has run another program already when vfork returns.
+            # When vfork returns, its child has already run another program.
             self._programs.setdefault(result, self._programs[pid])
         file = self._files.get(number)
         logged = self._stacks.pop(tid, None) if self._stacks else None
@@ -306,8 +306,11 @@ def flat_rows(
     analysis: Analysis | None = None,
     selection: Selection | None = None,
 ) -> Iterator[list[Flat]]:
-    """The trace as flat rows, a batch at a time; one at its end says what is missing, if anything
-    is. Without an analysis, the columns that it fills are null. O(rows)."""
+    """Yield the trace as flat rows, batch by batch. O(rows).
+
+    If data is missing, a row at the end reports that. Without an analysis, the columns that it
+    fills are null.
+    """
     flattener = Flattener(trace, window, analysis, selection)
     time = 0
     for rows in trace.batches():
@@ -318,25 +321,26 @@ def flat_rows(
 
 
 def text(data: bytes) -> str:
-    """Bytes of a path or a message as text that every tool takes: what is not UTF-8 is escaped."""
+    """Return the bytes of a path or a message as text for any tool: bytes that are not UTF-8 are
+    escaped."""
     return data.decode("utf-8", "backslashreplace")
 
 
 def program_path(data: bytes) -> str:
-    """The path in a `program` row's JSON."""
+    """Return the path in a `program` row's JSON."""
     return text(os.fsencode(json.loads(data).get("path") or "?"))
 
 
 def error_name(result: int) -> str | None:
-    """The errno of a negative result, by name where it has one; None for an address."""
+    """Return the errno of a negative result, by name if it has one; None for an address."""
     if result < -4095:
         return None
     return errno.errorcode.get(-result, str(-result))
 
 
 def flags_text(name: str, args: Sequence[int]) -> str | None:
-    """The flags of a call, in the kernel's names; None for a call that has none, or none with
-    names."""
+    """Return the flags of a call, with the kernel's names; None if the call has no flags, or none
+    with names."""
     match name:
         case "mmap":
             return constants.map_flags(args[3] & 0xFFFFFFFF)

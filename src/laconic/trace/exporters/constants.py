@@ -13,7 +13,7 @@ from laconic.trace.importers.strace.names import NUMBERS
 
 
 def _table(prefix: str, *without: str) -> dict[int, str]:
-    # The names of one kind by value, the first where there are two.
+    # The names of one kind by value; the first name if two have the same value.
     found: dict[int, str] = {}
     for name, value in ((name.decode(), value) for name, value in NUMBERS.items()):
         if name.startswith(prefix) and not name.startswith(
@@ -69,7 +69,7 @@ def map_flags(value: int) -> str:
 
 @lru_cache(4096)
 def clone_flags(value: int, with_signal: bool) -> str:
-    """The flags of clone(2), whose low byte is the signal of the child's end (CSIGNAL), or of
+    """Return the flags of clone(2), whose low byte is the exit signal of the child (CSIGNAL), or of
     clone3(2)."""
     number = value & 0xFF if with_signal else 0
     words = [bits(value - number, CLONE)] if value - number or not number else []
@@ -77,7 +77,7 @@ def clone_flags(value: int, with_signal: bool) -> str:
 
 
 def memory_policy(value: int) -> str:
-    """The mode of mbind(2) and set_mempolicy(2).
+    """Return the mode of mbind(2) and set_mempolicy(2).
 
     >>> memory_policy(0x8002)
     'MPOL_BIND|MPOL_F_STATIC_NODES'
@@ -88,7 +88,7 @@ def memory_policy(value: int) -> str:
 
 
 def bits(value: int, names: Mapping[int, str], none: str = "0") -> str:
-    """A set of flags; what has no name is a hexadecimal number at the end.
+    """Return a set of flags as text; bits without a name are a hexadecimal number at the end.
 
     >>> bits(0x8000005, PROT)
     'PROT_READ|PROT_EXEC|0x8000000'
@@ -99,7 +99,7 @@ def bits(value: int, names: Mapping[int, str], none: str = "0") -> str:
 
 
 def one(value: int, names: Mapping[int, str], family: str) -> str:
-    """One of several values; of one without a name the family is named.
+    """Return one of several values as text; for a value without a name, name the family.
 
     >>> one(200, MADV, "MADV")
     '0xc8 /* MADV_??? */'

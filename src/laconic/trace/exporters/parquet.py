@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Written
 
-#: Rows a row group: enough for queries to be quick, few enough for memory to stay small.
+#: Rows per row group: enough for fast queries, and few enough to limit memory.
 ROW_GROUP = 1 << 17
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes one Parquet file (zstd); its metadata say what the trace is, and what is missing in
+    """Write one Parquet file (zstd). Its metadata describes the trace, and what is missing in
     it."""
     import pyarrow as pa
     import pyarrow.parquet as pq

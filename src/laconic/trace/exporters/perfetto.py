@@ -1,8 +1,7 @@
 """Chrome's JSON trace events, which the Perfetto UI opens (ui.perfetto.dev, chrome://tracing).
 
-The programs that a process runs are slices on its first thread, its calls instants on theirs with
-all that is known of them as arguments; the calls and the host calls are counters. Times are
-in microseconds.
+The programs of a process are slices on its first thread. Its calls are instants on their threads,
+with all known facts as arguments. The calls and host calls are counters. Times are in microseconds.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ if TYPE_CHECKING:
     from laconic.trace import Trace
     from laconic.trace.exporters import Part, Written
 
-#: Bytes written by default: what the UI loads within seconds.
+#: Bytes written by default: an amount that the UI loads within seconds.
 LIMIT = 100_000_000
-#: Bytes kept for the metadata, and for the last slice and counter of each process.
+#: Bytes reserved for the metadata, and for the last slice and counter of each process.
 _RESERVE, _RESERVE_EACH = 4096, 256
-#: A counter is written at most this often, in nanoseconds of the trace: more cannot be seen.
+#: The minimum distance between values of a counter, in nanoseconds of the trace: more values are
+#: not visible.
 _COUNTER_STEP = 1_000_000
 _NAMES = tuple(COLUMNS)
 _EVENT = tuple(
@@ -30,13 +30,13 @@ _EVENT = tuple(
 )
 _TIME = _NAMES.index("time_ns")
 _ARGUMENTS = frozenset(name for name in _NAMES if name.startswith("arg"))
-#: Columns that an event holds otherwise, or that its arguments would only repeat.
+#: Columns that an event contains in another form, or that its arguments would repeat.
 _LEFT_OUT = frozenset({"event", "time_ns", "pid", "tid", "call", "program"})
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes one JSON object; where `part.limit` bytes do not hold the trace, it is cut in time,
-    and says so."""
+    """Write one JSON object. If `part.limit` bytes are too few for the trace, it is truncated in
+    time, and the file reports that."""
     from laconic.trace.exporters import Written
 
     limit = LIMIT if part.limit is None else part.limit
@@ -71,7 +71,7 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
         output.write(_line(_instant(f"Laconic: {sentence}", cut, 0, 0, {}) | {"s": "g"}))
         about["cut"] = sentence
     output.writelines(_line(event) for event in events.rest())
-    # The last one has no comma after it.
+    # The last event is not followed by a comma.
     output.write(
         b'{"ph":"M","name":"process_name","pid":0,"tid":0,"ts":0,"args":{"name":"Laconic"}}\n'
     )
@@ -96,7 +96,8 @@ def _instant(name: str, time: int, pid: int, tid: int, args: dict[str, Any]) -> 
 
 
 class _Events:
-    # Flat rows to events: whom it has named, which slices are open, and the counters.
+    # Converts flat rows to events; keeps the threads that it has named, the open slices, and the
+    # counters.
 
     def __init__(self, recorded: bool) -> None:
         self._recorded = recorded
@@ -140,8 +141,7 @@ class _Events:
     def _appear(
         self, time: int, pid: int, tid: int, program: str | None
     ) -> Iterator[dict[str, Any]]:
-        # A thread without a written event: of a fork, a new thread, or one from before the
-        # window.
+        # A thread without an event so far: a forked or new one, or one from before the window.
         yield from self._name(pid, tid, program or f"process {pid}")
         if program is not None and pid not in self._open and tid == pid:
             yield from self._begin(time, pid, program, {})
@@ -184,8 +184,8 @@ class _Events:
 
 
 def _arguments(row: Flat) -> dict[str, Any]:
-    # What is known of a call; its registers only where no column has read them. Addresses are read
-    # as hexadecimal.
+    # The known facts about a call; its registers only if no column interprets them. Addresses are
+    # hexadecimal.
     fields = zip(_NAMES, row, strict=True)
     args = {name: value for name, value in fields if value is not None and name not in _LEFT_OUT}
     for name in sorted(_ARGUMENTS & args.keys()):

@@ -1,9 +1,9 @@
-"""Text in strace's form (`strace -f -ttt -y -k`), which `laconic import strace` reads back to the
-same calls.
+"""Text in strace's format (`strace -f -ttt -y -k`), which `laconic import strace` converts back to
+the same calls.
 
-Times are the seconds since the trace began, counted from `EPOCH`: strace's own have ten digits. An
-`openat` line before a mapping shows how its descriptor was open, where that was not for reading and
-writing. What strace has no form for is left out, and counted.
+Times are `EPOCH` plus the seconds since the trace began, because strace's own have ten digits. An
+`openat` line before a mapping shows the access mode of its descriptor, unless that is reading and
+writing. Events that strace has no format for are omitted, and counted.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from laconic.trace.exporters import Part, Written
     from laconic.trace.selection import Selection
 
-#: The second that a trace begins at.
+#: The time at which a trace begins, in seconds.
 EPOCH: Final = 1_000_000_000
 
-#: Calls → the kind of each argument, one of `_KINDS`. The others are in `_Lines`.
+#: Calls → the kind of each argument, one of `_KINDS`. The other calls are in `_Lines`.
 _FORMS: Final = {
     "mmap": "pointer size prot map file offset",
     "mprotect": "pointer size prot",
@@ -123,7 +123,7 @@ _SILENT: Final = frozenset(
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes a line a call; `Written.rows` counts lines."""
+    """Write one line per call; `Written.rows` counts lines."""
     from laconic.trace.exporters import Written
 
     written = Written()
@@ -142,8 +142,8 @@ def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
 
 
 class _Lines:
-    # Rows to lines, with what rows before them state: files, the memory that an upcall read, a
-    # successful execve that waits for the `program` row with its arguments.
+    # Converts rows to lines, with information from earlier rows: files, the memory that an upcall
+    # read, a successful execve that waits for the `program` row with its arguments.
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _Lines:
         self._begun: dict[int, int] = {}
         self._open: dict[
             int, dict[int, tuple[str, int]]
-        ] = {}  # pid → fd → path and access, as lines have stated
+        ] = {}  # pid → fd → path and access, as in earlier lines
 
     def of(self, rows: Iterable[Row]) -> Iterator[str]:
         for row in rows:
@@ -232,7 +232,7 @@ class _Lines:
         return None
 
     def _opened(self, row: Row) -> str | None:
-        # An openat, where what is known of the descriptor is more than its path in `-y` tells.
+        # An openat, if more is known about the descriptor than the path that `-y` shows.
         file = self._files.get(row.file)
         if file is None or not file.file.path.startswith("/"):
             return None
@@ -289,7 +289,7 @@ class _Lines:
         return None
 
     def _execute(self, program: Row, execute: Row) -> str:
-        # The line of a successful execve; where that was not seen, `execute` is the program's row
+        # The line of a successful execve; if that was not recorded, `execute` is the program's row
         # itself.
         about = json.loads(program.data)
         path = quoted(os.fsencode(about.get("path") or "?") if execute is program else execute.data)
@@ -305,7 +305,7 @@ class _Lines:
 
 
 def _stack(frames: Iterable[tuple[Frame, Module | None, Sequence[Place]]]) -> str:
-    # The frames as strace -k prints them. What was inlined has lines of its own.
+    # The frames as strace -k prints them. Inlined functions have separate lines.
     lines = []
     for frame, module, places in frames:
         path = "?" if module is None else module.path
@@ -316,7 +316,7 @@ def _stack(frames: Iterable[tuple[Frame, Module | None, Sequence[Place]]]) -> st
 
 
 def quoted(data: bytes) -> str:
-    """A string as strace prints it.
+    """Return a string as strace prints it.
 
     >>> print(quoted(b'a "b"\\n\\x01\\x012'))
     "a \\"b\\"\\n\\1\\0012"
@@ -325,7 +325,7 @@ def quoted(data: bytes) -> str:
 
 
 def descriptor(file: TracedFile | None) -> str:
-    """What `strace -y` adds to a descriptor.
+    """Return the text that `strace -y` adds to a descriptor.
 
     >>> from laconic.memory.vma import File
     >>> descriptor(TracedFile(File(0, 1, 2, "/memfd:a>b (deleted)"), 0, 0))
@@ -349,7 +349,7 @@ def _escaped(data: bytes, also: bytes) -> str:
         elif 32 <= byte < 127 and byte not in also:
             words.append(chr(byte))
         else:
-            # As short as can be: all three digits only where another digit follows.
+            # As short as possible: three digits only if another digit follows.
             follows = data[place + 1 : place + 2]
             words.append(f"\\{byte:03o}" if follows and follows in b"01234567" else f"\\{byte:o}")
     return "".join(words)
@@ -362,7 +362,7 @@ def _mremap(args: Sequence[int]) -> str:
         str(args[2]),
         constants.bits(args[3], constants.MREMAP),
     ]
-    # As strace does, and as the kernel reads it: MREMAP_FIXED and MREMAP_DONTUNMAP.
+    # Like strace and the kernel: the last argument exists with MREMAP_FIXED or MREMAP_DONTUNMAP.
     return ", ".join([*words, _KINDS["pointer"](args[4])] if args[3] & 6 else words)
 
 

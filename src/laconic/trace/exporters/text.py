@@ -1,4 +1,4 @@
-"""CSV and JSON Lines: the columns of `laconic.trace.exporters.columns`, a line a row."""
+"""CSV and JSON Lines: the columns of `laconic.trace.exporters.columns`, one row per line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Writes a header and rows (CSV), or an object a line without its nulls (JSON Lines)."""
+    """Write a header and rows (CSV), or one object per line without its nulls (JSON Lines)."""
     from laconic.trace.exporters import Written
 
     lines = _csv if part.format == "csv" else _jsonl

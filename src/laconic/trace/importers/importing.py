@@ -1,13 +1,13 @@
-"""What the importers of logs share: the report of an import, the list of importers, and the end of
-a trace.
+"""Code shared by the importers of logs: the report of an import, the list of importers, and the end
+of a trace.
 
 An importer is a module with two functions:
 
-`inspect(logs)` looks at the logs' heads, raises LaconicError (see `refuse`) where they are none of
-its kind, and returns what is known of them (the trace's `about`: `log`, `unknown`, `clock`, ...).
+`inspect(logs)` reads the logs' heads and returns a description of them (the trace's `about`: `log`,
+`unknown`, `clock`, ...). It raises LaconicError (see `refuse`) if they are not logs of its kind.
 
-`import_log(logs, writer, report, progress)` appends the rows of all logs to the writer, counting in
-the report.
+`import_log(logs, writer, report, progress)` appends the rows of all logs to the writer, and counts
+them in the report.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ IMPORTERS = {
     "gramine": "laconic.trace.importers.gramine",
     "perf": "laconic.trace.importers.perf",
 }
-#: Of the lines that were not understood, how many are shown, and how much of each, in characters.
+#: The number of unrecognized lines that are shown, and the characters shown of each.
 SHOWN, SHOWN_WIDTH = 10, 200
-#: What no log of system calls holds.
+#: Information that no log of system calls contains.
 UNKNOWN = ("touched pages", "initial maps")
 
 
 class Puzzle(NamedTuple):
-    """A line that was not understood: its log, its number counted from 1, its text (cut,
-    undecodable bytes escaped)."""
+    """An unrecognized line: its log, its number (from 1), and its text (truncated, undecodable
+    bytes escaped)."""
 
     log: str
     line: int
@@ -55,9 +55,9 @@ class Puzzle(NamedTuple):
 class Import:
     """The report of an import: what was read, and what is missing.
 
-    `calls` counts the memory and process calls that were written, by name. `notes` are sentences
-    for people. `time` is that of the last row, in nanoseconds since the first line. `texts` are the
-    first of the `unknown_texts` lines that are none of the tracer's: output of the program, or
+    `calls` counts the memory and process calls that were written, by name. `notes` are messages for
+    the user. `time` is the time of the last row, in nanoseconds since the first line. `texts` are
+    the first of the `unknown_texts` lines that the tracer did not write: output of the program, or
     pieces of lines.
     """
 
@@ -74,31 +74,31 @@ class Import:
     notes: list[str] = field(default_factory=list)
 
     def puzzle(self, log: Log, number: int, line: bytes) -> None:
-        """Counts a line that was not understood, and keeps it where it is among the first ten."""
+        """Count an unrecognized line, and keep it if it is among the first ten."""
         self.not_understood += 1
         if len(self.puzzles) < SHOWN:
             self.puzzles.append(_puzzle(log, number, line))
 
     def unknown_text(self, log: Log, number: int, line: bytes) -> None:
-        """Counts a line that is none of the tracer's, and keeps it if it is among the first ten."""
+        """Count a line that the tracer did not write, and keep it if it is among the first ten."""
         self.unknown_texts += 1
         if len(self.texts) < SHOWN:
             self.texts.append(_puzzle(log, number, line))
 
     def note(self, text: str) -> bool:
-        """Adds a sentence, once; True where it is new."""
+        """Add a message, unless it is there already. Returns True if it is new."""
         new = text not in self.notes
         if new:
             self.notes.append(text)
         return new
 
     def doubt(self, what: str) -> None:
-        """Adds to what is not known, once."""
+        """Add to the information that is unknown, unless it is there already."""
         if what not in self.unknown:
             self.unknown.append(what)
 
     def as_json(self) -> dict[str, Any]:
-        """The report as JSON values; the `end` row holds it too."""
+        """Return the report as JSON values; the `end` row contains it too."""
         return {
             "lines": self.lines,
             "not_understood": self.not_understood,
@@ -113,7 +113,7 @@ class Import:
         }
 
     def as_text(self, output: str) -> str:
-        """The report for people, on the way to what comes next."""
+        """Return the report as text, followed by the next commands."""
         calls = sorted(self.by_call.items(), key=lambda item: (-item[1], item[0]))
         shown = ", ".join(f"{count:,} {name}" for name, count in calls[:8])
         more = f" and {plural(len(calls) - 8, 'more kind')}" if len(calls) > 8 else ""
@@ -155,12 +155,13 @@ class Importer(Protocol):
     """The module of one kind of log."""
 
     def inspect(self, logs: Sequence[Log]) -> dict[str, Any]:
-        """What the heads tell; raises LaconicError where these are no such logs."""
+        """Return a description of the logs from their heads. Raises LaconicError if they are not
+        logs of this kind."""
 
     def import_log(
         self, logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None
     ) -> None:
-        """Appends all rows."""
+        """Append all rows."""
 
 
 #: `Importer.import_log`.
@@ -168,7 +169,7 @@ ImportLog = Callable[[Sequence[Log], TraceWriter, Import, Progress | None], None
 
 
 def importer(kind: str) -> Importer:
-    """The importer of a kind of log, one of `IMPORTERS`."""
+    """Return the importer of a kind of log, one of `IMPORTERS`."""
     return cast(Importer, importlib.import_module(IMPORTERS[kind]))
 
 
@@ -182,11 +183,11 @@ def import_logs(
     root: str | None = None,
     progress: Progress | None = None,
 ) -> Import:
-    """Reads logs of a kind into a new trace; returns the report.
+    """Import logs of a kind as a new trace; return the report.
 
-    `root` is the directory that has the files that the program used, under the paths in the log.
-    Raises LaconicError where a log cannot be read or is none of the kind (nothing is written then),
-    or where the trace cannot be written (the rows before stay readable).
+    `root` is the directory that contains the files that the program used, under the paths in the
+    log. Raises LaconicError if a log cannot be read or is not of this kind (nothing is written
+    then), or if the trace cannot be written (the rows written so far stay readable).
     """
     from laconic.trace.importers.text import open_logs
 
@@ -201,8 +202,8 @@ def import_logs(
         about.pop("log", None)
     report = Import(unknown=list(about.get("unknown", UNKNOWN)))
     writer = TraceWriter(output, kind, about, force=force, redact=redact)
-    # Rows are tuples of numbers, in no cycle: to look for cycles among them takes a tenth of the
-    # time.
+    # Rows are tuples of numbers, and never part of a reference cycle: scanning them for cycles
+    # takes a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -218,7 +219,7 @@ def import_logs(
 
 
 def _rooted(kind: str, import_log: ImportLog, root: str) -> ImportLog:
-    # Only Gramine's log shows which files are mapped at a program's start.
+    # Only a Gramine log shows which files are mapped at a program's start.
     if kind != "gramine":
         raise LaconicError(f"--root {root!r} is for logs of gramine; leave it out for {kind}")
     from laconic.trace.sysroot import Sysroot
@@ -227,7 +228,7 @@ def _rooted(kind: str, import_log: ImportLog, root: str) -> ImportLog:
 
 
 def _spare(paths: Sequence[str], output: str) -> None:
-    # A log is not written over by the trace that is made of it.
+    # A trace must not overwrite the log that it is imported from.
     for path in paths:
         with suppress(OSError):
             if path != "-" and os.path.samefile(path, output):
@@ -235,7 +236,7 @@ def _spare(paths: Sequence[str], output: str) -> None:
 
 
 def redacted_report(report: Import) -> dict[str, Any]:
-    """As `Import.as_json`, without text from the log."""
+    """Return the report like `Import.as_json`, without text from the log."""
     about = report.as_json()
     for puzzle in (*about["puzzles"], *about["texts"]):
         puzzle.update(text="", log="")
@@ -245,28 +246,27 @@ def redacted_report(report: Import) -> dict[str, Any]:
 def note(
     writer: TraceWriter, report: Import, text: str, now: tuple[int, int, int] = (0, 0, 0)
 ) -> None:
-    """Tells a sentence in the trace and in the report, once; `now` is the row's time, pid and
-    tid."""
+    """Add a message to the trace and to the report, unless it is there already; `now` is the row's
+    time, pid and tid."""
     if report.note(text):
         writer.rows.append(Row(CODES["note"], *now, data=text.encode()))
 
 
 def lost(writer: TraceWriter, count: int, text: str, now: tuple[int, int, int] = (0, 0, 0)) -> None:
-    """A row that says that `count` lines or calls are missing here; 0 where that is not known."""
+    """Append a row that reports `count` missing lines or calls; 0 if the number is unknown."""
     writer.rows.append(Row(CODES["lost"], *now, a0=count, data=text.encode()))
 
 
 def flush(writer: TraceWriter) -> None:
-    """Writes the rows where there are enough for a batch. Raises LaconicError where the disk does
-    not take them."""
+    """Write the rows if there are enough for a batch. Raises LaconicError if the disk cannot take
+    them."""
     if len(writer.rows) >= BATCH:
         writer.flush()
         check(writer)
 
 
 def check(writer: TraceWriter) -> None:
-    """Raises LaconicError where the trace could not be written; a file without any event is
-    removed."""
+    """Raise LaconicError if the trace could not be written; a file without any event is removed."""
     if writer.failure is None:
         return
     problem = f"-o {writer.path!r} could not be written, {writer.failure.strerror}"
@@ -281,8 +281,8 @@ def check(writer: TraceWriter) -> None:
 
 
 def refuse(log: Log, kind: str, cure: str) -> LaconicError:
-    """The error for a file that is not a log of this kind: says what it looks like. `cure` says how
-    such a log is made."""
+    """Return the error for a file that is not a log of this kind, which describes what the file
+    looks like. `cure` describes how to make such a log."""
     what = looks_like(log.head)
     first = log.head.split(b"\n", 1)[0].strip()
     if what == "text" and first:

@@ -1,4 +1,4 @@
-"""Files that a log knows by their paths alone, or not even so: what stands for their identity in a
+"""Files that a log shows only by their paths, or not at all: the identity that represents them in a
 trace."""
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from laconic.trace.sysroot import HostFile
 from laconic.trace.writer import TraceWriter
 
 _MODE = PLAIN | PLACES
-#: Appearances of unknown descriptors that are distinguished: a log that has ever more of them must
-#: not fill the memory.
+#: The maximum number of unknown descriptors that are distinguished: memory must stay bounded if a
+#: log has ever more of them.
 _APART = 65536
 
 
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 class DescriptorTable(dict[int, T]):
-    """Descriptor → what it refers to, of a log that does not show which ones an execve closes."""
+    """Descriptor → its file, for a log that does not show which descriptors an execve closes."""
 
     def copy(self) -> Self:
-        """Return the table that a fork makes. O(descriptors)."""
+        """Return the table of a forked process. O(descriptors)."""
         return type(self)(self)
 
     def execute(self) -> Self:
-        """Return the table that an execve leaves: all of it. O(descriptors)."""
+        """Return the table after an execve: all of it. O(descriptors)."""
         return self.copy()
 
 
@@ -38,10 +38,10 @@ class Paths(DescriptorTable[bytes]):
 
 
 class PathFiles:
-    """The numbers of a trace's files, an inode counted down from -1 for each path.
+    """The numbers of a trace's files. Each path has an inode, counted down from -1.
 
-    `look` finds the file at a path, if it is at hand: then its device, inode and size are known.
-    `unsized`: there was a path for which none was found.
+    `look` finds the file at a path if it is available; its device, inode and size are then known.
+    `unsized`: some path's file was not found.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class PathFiles:
         access: int = READABLE | WRITABLE,
         size: int | None = None,
     ) -> int:
-        """The file of this path; None: what the descriptor refers to is not known, and it is a file
-        of its own.
+        """Return the number of the file at this path. If the path is None, the descriptor's file is
+        unknown, and counts as a file of its own.
 
-        `fd` is a C int in a register; 0 is returned for a negative one. `now` is the row's time,
-        pid and tid. `access` are READABLE and WRITABLE. `size` is in bytes; None: that of the file
-        that is at hand, if there is one. O(1).
+        `fd` is a C int in a register; the result is 0 if it is negative. `now` is the row's time,
+        pid and tid. `access` are READABLE and WRITABLE. `size` is in bytes; if None, it is that of
+        the available file, if there is one. O(1).
         """
         if fd >> 31 & 1:
             return 0

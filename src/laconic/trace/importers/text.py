@@ -1,5 +1,4 @@
-"""The lines of logs: plain files, gzip, zstd or standard input, streamed, in memory that does not
-grow with the log."""
+"""The lines of logs: plain files, gzip, zstd or standard input, streamed in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,14 +11,14 @@ from typing import Any, BinaryIO, cast
 
 from laconic.errors import LaconicError
 
-#: Bytes read at once.
+#: Bytes per read.
 CHUNK = 1 << 20
-#: A line longer than this many bytes is cut there: no log has one, and memory stays bounded.
+#: Longer lines are truncated to this many bytes: no log has such lines, and memory stays bounded.
 MAX_LINE = 1 << 20
-#: Bytes of a log's beginning that are looked at to tell what it is.
+#: Bytes at the start of a log that are inspected to determine its kind.
 HEAD = 1 << 16
 
-#: Receives how many bytes have been read, of all logs together and as they lie on disk.
+#: Receives the number of bytes on disk that have been read, of all logs together.
 Progress = Callable[[int], None]
 
 _GZIP = b"\x1f\x8b"
@@ -29,12 +28,12 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 class Log:
     """One log, named by a path, or `-` for standard input.
 
-    `name` is for people (the path's last part), `head` its first `HEAD` bytes, decompressed, `size`
-    its bytes on disk (0 where that is not known), `consumed` those read so far. `loss` says in
-    words what is missing at its end, as far as it has been read. It is opened when it is read, and
-    closed at its end.
+    `name` is for messages (the path's last part), `head` contains its first `HEAD` bytes,
+    decompressed, `size` is its size on disk in bytes (0 if unknown), and `consumed` the bytes read
+    so far. `loss` states as text what is missing at the end of the part read so far. The log is
+    opened when it is read, and closed at its end.
 
-    Raises LaconicError where it cannot be read at all.
+    Raises LaconicError if it cannot be read at all.
     """
 
     def __init__(self, path: str) -> None:
@@ -46,7 +45,7 @@ class Log:
         self._input: BinaryIO | None = None
         self._left = b""
         file = self._open()
-        # A file that is not regular cannot be opened twice: it stays open, and its head is kept.
+        # A file that is not regular cannot be opened twice: it stays open, and its head is stored.
         keep = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         self.size = 0 if keep else os.fstat(file.fileno()).st_size
         try:
@@ -64,10 +63,11 @@ class Log:
             self.consumed = 0
 
     def blocks(self, progress: Progress | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
-        """The log as blocks of about `chunk` bytes, each of whole lines that end in a bare newline.
+        """Yield the log in blocks of about `chunk` bytes, each with complete lines that end in a
+        bare newline.
 
-        `progress` receives `consumed` after each. An unreadable end is not an error: `loss` is set.
-        O(bytes).
+        `progress` receives `consumed` after each block. An unreadable end is not an error; it sets
+        `loss`. O(bytes).
         """
         reader = self._input or self._decompressed(self._open())
         carry, self._left = self._left, b""
@@ -95,7 +95,7 @@ class Log:
             self._input = None
 
     def lines(self, progress: Progress | None = None) -> Iterator[bytes]:
-        """The log's lines, without their newlines."""
+        """Yield the log's lines, without their newlines."""
         for block in self.blocks(progress):
             yield from block[:-1].split(b"\n")
 
@@ -140,11 +140,11 @@ class Log:
         while len(head) < HEAD and (data := self._read(reader, HEAD - len(head))):
             head += data
             if self._input is None and self.path == "-" and b"\n" in head and len(head) > 4096:
-                break  # a pipe that is still being written: do not wait for more than is needed
+                break  # a pipe that is still being written: do not wait for more than necessary
         return head
 
     def _read(self, reader: BinaryIO, count: int) -> bytes:
-        # A damaged or cut compressed file is read up to the damage.
+        # A corrupt or truncated compressed file is read up to the damage.
         try:
             return reader.read(count) or b""
         except (OSError, EOFError, zlib.error, MemoryError) as error:
@@ -161,7 +161,7 @@ class Log:
 
 
 class _Counted:
-    # A file's bytes, counted as they are read.
+    # Counts a file's bytes as they are read.
 
     def __init__(self, log: Log, file: BinaryIO) -> None:
         self._log, self._file, self._back = log, file, b""
@@ -184,8 +184,8 @@ class _Counted:
 
 
 class _Unpacked:
-    # A packed file's bytes, of all its parts. It is fed little at a time: a little may unpack to
-    # very much.
+    # Decompresses a file, including all of its parts. It is fed in small pieces, because a small
+    # piece may decompress to very much.
 
     def __init__(self, file: BinaryIO, unpacker: Callable[[], Any], feed: int) -> None:
         self._file, self._unpacker, self._feed = file, unpacker, feed
@@ -212,7 +212,7 @@ class _Unpacked:
             except Exception:
                 if not size:
                     raise
-                self._left = data  # it fails again, when what came before has been taken
+                self._left = data  # it fails again after the data before it has been taken
                 break
             size += len(found[-1])
             if self._part.eof:
@@ -228,8 +228,8 @@ def _bare(block: bytes) -> bytes:
 
 
 def open_logs(paths: list[str]) -> list[Log]:
-    """The logs of these paths, not empty. Raises LaconicError for one that cannot be read, or where
-    all are empty."""
+    """Open the logs at these paths. Raises LaconicError if one cannot be read, or if all are
+    empty."""
     if paths.count("-") > 1:
         raise LaconicError("standard input was named twice: name - once")
     if "-" in paths and sys.stdin is not None and sys.stdin.isatty():
@@ -244,7 +244,7 @@ def open_logs(paths: list[str]) -> list[Log]:
 
 
 def size_of(paths: list[str]) -> int:
-    """The bytes of these logs on disk together; 0 where that is not known."""
+    """Return the total size of these logs on disk in bytes, or 0 if it is unknown."""
     try:
         return sum(os.stat(path).st_size for path in paths) if "-" not in paths else 0
     except OSError:

@@ -1,5 +1,5 @@
-"""Reading the logs that Gramine writes with `loader.log_level = "trace"`, and Graphene's before
-it."""
+"""Importing the logs that Gramine, and Graphene before it, write with `loader.log_level =
+"trace"`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from laconic.trace.sysroot import Sysroot
 from laconic.trace.writer import TraceWriter
 
 _CURE = 'One is made with  loader.log_level = "trace"  in the program\'s manifest'
-#: Threads, and names of calls in notes, that are kept in mind.
+#: The maximum number of threads, and of names of calls in notes, that are kept.
 _MANY, _NAMES = 65536, 64
 _FOLLOWED = MEMORY | PROCESS
 _EXITS = {b"exit", b"exit_group"}
@@ -43,13 +43,13 @@ _STACK = re.compile(rb"Allocated stack at (\w+) \(size = (\w+)\)")
 _ADDING = re.compile(rb"adding (\S.*) at (\w+)$")
 _MOUNTING = re.compile(rb'mounting "(.*)" \(\w+\) under (.*)$')
 _ENTRY = re.compile(rb"memory entry \[\w+\]: (\w+)-(\w+)$")
-#: Memory entries of a fork that are kept until the child is known.
+#: The maximum number of memory entries of a fork that are kept until the child is known.
 _ENTRIES = 1 << 20
 
 
 def inspect(logs: Sequence[Log]) -> dict[str, Any]:
-    """What the logs' heads tell. Raises LaconicError for one that has no line of Gramine's log at
-    level trace."""
+    """Return a description of the logs from their heads. Raises LaconicError for a log without a
+    line of Gramine's at level trace."""
     clock = Clock()
     for log in logs:
         head = COLOUR.sub(b"", log.head.replace(b"\r\n", b"\n"))
@@ -68,7 +68,7 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
         "unknown": ["touched pages"],
         "clock": clock.style or "none",
     }
-    # The first run's; a log that holds runs of other builds gets a note.
+    # Those of the first run; a log with runs of different builds gets a note.
     for name, pattern in (("gramine_commit", _COMMIT), ("gramine_host", _HOST)):
         shown = next(filter(None, (pattern.search(log.head) for log in logs)), None)
         if shown is not None:
@@ -85,7 +85,7 @@ def import_log(
 ) -> None:
     """Append the rows of the calls in the logs, which are read one after the other.
 
-    `root` has the files that the program used. O(bytes), bounded memory.
+    `root` contains the files that the program used. O(bytes), bounded memory.
     """
     reading = _Reading(writer, report, root)
     done = 0
@@ -103,7 +103,7 @@ def import_log(
 
 
 class _Reading:
-    # The state of an import: lines in, rows out.
+    # The state of an import: from lines to rows.
 
     log: Log
 
@@ -133,7 +133,7 @@ class _Reading:
         }
 
     def block(self, block: bytes) -> None:
-        # Whole lines. Most are no memory calls: those cost one look-up.
+        # Read complete lines. Most are not memory calls: they cost one look-up.
         if b"\x1b" in block:
             block = COLOUR.sub(b"", block)
         block = split(block)
@@ -153,7 +153,7 @@ class _Reading:
             if rest.endswith(CUT):
                 body = b"---- " + back + name + b"(" + rest[: -len(CUT)]
                 self._keep(Fragment(number, thread, b"trace", body))
-                number -= 1  # what follows stands in the same physical line
+                number -= 1  # the next fragment is in the same physical line
                 continue
             if (starts or processes.executing) and not back:
                 self._began(thread)
@@ -190,7 +190,8 @@ class _Reading:
             lost(self._writer, self._late, text)
 
     def _measured(self) -> None:
-        # SGX's own counters. Gramine prints the host's process numbers, which no other line shows.
+        # Report SGX's own counters. Gramine prints the host's process numbers, which no other line
+        # shows.
         statistics = self._statistics
         if statistics.is_open:
             lost(self._writer, 1, "the end of Gramine's SGX statistics")
@@ -229,7 +230,7 @@ class _Reading:
                     )
                 elif back:
                     processes.end(thread, name, result(tail[3:]))
-                    self._starts.pop(who, None)  # of an execve that failed
+                    self._starts.pop(who, None)  # from an execve that failed
                 else:
                     processes.whole(thread, name, args, result(tail[3:]))
             elif name in _EXITS and args.startswith(b"returning "):
@@ -243,10 +244,10 @@ class _Reading:
             self._puzzle(number, who, back + name + b"(" + rest)
 
     def _thread(self, who: bytes, name: bytes, rest: bytes) -> Thread | None:
-        # A thread that is seen for the first time, or again after its end; None: its process has
-        # ended.
+        # Return a thread that is seen for the first time, or again after its end; None if its
+        # process has ended.
         pid, tid = self._ids(who)
-        # A program that is run again has the same ids; the first call of each is the loader's.
+        # A program that is run again has the same ids. The first call of each run is the loader's.
         again = tid == pid and name == b"brk" and rest.startswith((b"0)", b"0x0)"))
         if self._processes.late(pid, tid) and not again:
             return None
@@ -265,7 +266,7 @@ class _Reading:
         return self._processes.process_of(tid), tid
 
     def _began(self, who: bytes) -> None:
-        # The first call of a program: an execve that succeeded never returns.
+        # Handle the first call of a program: an execve that succeeded never returns.
         thread = self._threads.get(who)
         start = self._starts.pop(who, None)
         if thread in self._processes.executing:
@@ -273,10 +274,10 @@ class _Reading:
         elif start is not None:
             self._threads[who] = self._processes.started(*self._ids(who), start)
 
-    # Lines that show no call, or not in the common way
+    # Lines that do not show a call, or not in the usual format
 
     def _other(self, number: int, line: bytes) -> None:
-        # Messages, the program's output, parts of long lines.
+        # Handle messages, the program's output, and parts of long lines.
         cut = line.endswith(CUT)
         if cut:
             line = line[: -len(CUT)]
@@ -312,11 +313,11 @@ class _Reading:
             self._report.unknown_text(self.log, number, line)
 
     def _part(self, part: Fragment, cut: bool) -> None:
-        # The next part of a call that is too long for Gramine's buffer.
+        # Handle the next part of a call that is too long for Gramine's buffer.
         first = next(iter(self._fragments.take(part.who)), None)
         if first is None:
             if cut:
-                self._keep(part)  # of a call that is not wanted: so that its rest is recognized
+                self._keep(part)  # of an irrelevant call, so that its rest is recognized
             return
         joined = first._replace(body=first.body + part.body)
         if cut or not WHOLE.search(joined.body):
@@ -325,7 +326,7 @@ class _Reading:
             self._body(joined)
 
     def _body(self, fragment: Fragment) -> None:
-        # A whole body, or one whose next part has a header of its own.
+        # Handle a complete body, or one whose next part has its own header.
         number, who, level, body = fragment
         if body.startswith(b"---- "):
             bare = BARE.match(body)
@@ -348,7 +349,7 @@ class _Reading:
             self._statistics.begin(body)
 
     def _keep(self, fragment: Fragment) -> None:
-        # It waits for its rest.
+        # Keep a fragment until its rest comes.
         if len(fragment.body) > MAX_LINE:
             self._give_up(fragment)
             return
@@ -357,8 +358,8 @@ class _Reading:
             self._give_up(oldest)
 
     def _passed(self, who: bytes) -> None:
-        # A thread went on, so the rest of its earlier line will not come. Several helpers share one
-        # name.
+        # If a thread has continued, the rest of its earlier line will not come. Several helpers
+        # share one name.
         if not who.endswith(b":"):
             for fragment in self._fragments.take(who):
                 self._give_up(fragment)
@@ -390,7 +391,7 @@ class _Reading:
             self._starts[who] = Start((start, start + _address(shown[2])))
 
     def _adding(self, who: bytes, body: bytes) -> None:
-        # Once the program runs, its loader adds files that it has mapped by calls.
+        # After the program has started, its loader reports files that it has mapped by calls.
         shown = _ADDING.match(body)
         start = self._starts.get(who)
         if shown is not None and start is not None:
@@ -407,7 +408,7 @@ class _Reading:
             self._entries.append((_address(shown[1]), _address(shown[2])))
 
     def _restored(self, who: bytes, body: bytes) -> None:
-        # The child of a fork has its memory. Only this line names it.
+        # The child of a fork has received its memory. Only this line names it.
         if who:
             pid, tid = self._ids(who)
             self._threads[who] = self._processes.received(pid, tid, self._entries)
@@ -415,12 +416,12 @@ class _Reading:
 
 
 def _id(digits: bytes) -> int:
-    # Columns for ids are signed 32 bits wide.
+    # Columns for ids are signed 32-bit integers.
     return int(digits or b"0") & 0x7FFFFFFF
 
 
 def _address(text: bytes) -> int:
-    # An address or a size that a message shows; 0 for anything else.
+    # Return an address or a size in a message, or 0 for anything else.
     try:
         return int(text, 0) & _MASK
     except ValueError:

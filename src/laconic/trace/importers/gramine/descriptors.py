@@ -1,4 +1,4 @@
-"""What the descriptors of a Gramine log refer to, and what its calls do to the sizes of files."""
+"""The files of the descriptors in a Gramine log, and the effects of calls on the sizes of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from laconic.trace.importers.gramine.line import string
 from laconic.trace.importers.pathfiles import DescriptorTable
 from laconic.trace.schema import READABLE, WRITABLE
 
-#: Descriptors of one process, and files, that are remembered at most.
+#: The maximum number of descriptors kept per process, and of files.
 _MANY = 65536
 _ACCESS = {b"O_RDONLY": READABLE, b"O_WRONLY": WRITABLE, b"O_RDWR": READABLE | WRITABLE}
 
@@ -33,7 +33,8 @@ class Descriptors(DescriptorTable[Description]):
 
 
 class Written(NamedTuple):
-    """A file was truncated to `size` bytes, or was written to and has at least `size` bytes."""
+    """A file that was truncated to `size` bytes, or written to, so that it has at least `size`
+    bytes."""
 
     path: bytes
     size: int
@@ -41,7 +42,8 @@ class Written(NamedTuple):
 
 
 class Files:
-    """Follows the calls of all processes on files. `sizes` has what they show, in bytes by path."""
+    """Follows the calls of all processes on files. `sizes` contains the sizes that they show, in
+    bytes by path."""
 
     def __init__(self) -> None:
         self.sizes: dict[bytes, int] = {}
@@ -49,8 +51,8 @@ class Files:
     def call(
         self, descriptors: Descriptors, name: bytes, text: bytes, result: int
     ) -> Written | None:
-        """Follow a call that succeeded with `result`; what it wrote. Raises ValueError for text
-        that is not the call's arguments. O(1)."""
+        """Follow a call that succeeded with `result`; return what it wrote. Raises ValueError if
+        the text is not a list of the call's arguments. O(1)."""
         if name in (b"open", b"openat", b"creat"):
             self._open(descriptors, name, text, result)
             return None
@@ -106,7 +108,7 @@ class Files:
         return self._wrote(opened, opened.position)
 
     def _wrote(self, opened: Description, end: int) -> Written:
-        # The size of a file that the log has not shown before stays unknown.
+        # A write does not reveal the size of a file that the log has not shown before.
         known = self.sizes.get(opened.path)
         if known is not None:
             self._set_size(opened.path, max(known, end))

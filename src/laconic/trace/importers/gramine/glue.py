@@ -1,13 +1,13 @@
-"""Lines of several threads that stand in one: Gramine writes a long line in two pieces, others'
-lines between them.
+"""Lines of several threads in one physical line: Gramine writes a long line in two pieces, with
+other threads' lines in between.
 
-The first piece ends without a newline, so that another thread's whole line follows it in the same
-physical line. The second piece comes later, on a line of its own and without a header:
+The first piece ends without a newline, so another thread's complete line follows it in the same
+physical line. The second piece comes later, on a separate line without a header:
 
     (a.c:1:f) [P1:T1:x] trace: ---- clone(CLONE_VM, 0x1, (a.c:1:f) [P1:T2:x] trace: ---- brk(0) =
     0x0 0x2) ...
 
-`split` cuts such physical lines apart, `Fragments` keeps the first pieces until the second ones
+`split` separates such physical lines, and `Fragments` keeps the first pieces until the second ones
 come.
 """
 
@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 from laconic.trace.importers.gramine.line import BUFFER, HEADER, WHOLE
 
-#: Stands at the end of a piece whose newline is missing.
+#: Marks the end of a piece whose newline is missing.
 CUT = b"\0\x1e\0"
-#: Pieces that wait for their rest; the oldest is given up when there are more.
+#: The maximum number of incomplete pieces; if there are more, the oldest is given up.
 _MOST = 1024
 
-# Two headers in one line. Written so that a line without a second one costs little: all but the
-# first byte of what a header ends with is skipped in one step.
+# Two headers in one line. For a line without a second header, this costs little: the end of a
+# header is skipped in one step, except for its first byte.
 _PLACE = rb"\.[ch]:\d+:\w+\) "
 _BRACKET = rb"\] (?:trace|debug|warning|error): "
 _TWO_PLACES = re.compile(_PLACE + rb"[^\n.]*+(?:\.(?![ch]:\d+:\w+\) )[^\n.]*+)*+" + _PLACE)
@@ -34,9 +34,9 @@ _TWO_BRACKETS = re.compile(
 
 
 def split(block: bytes) -> bytes:
-    """Return whole lines with a newline in front of each header that stands within a line.
+    """Return complete lines, with a newline before each header that is inside a line.
 
-    A piece that was cut from what follows it ends in `CUT`. O(bytes).
+    A piece that was separated from the text after it ends in `CUT`. O(bytes).
     """
     pattern = _TWO_PLACES if _TWO_PLACES.search(block) else _TWO_BRACKETS
     parts = []
@@ -68,7 +68,7 @@ class Fragment(NamedTuple):
 
 
 class Fragments:
-    """The pieces that wait for their rest, the oldest first."""
+    """The incomplete pieces, oldest first."""
 
     def __init__(self) -> None:
         self._waiting: list[Fragment] = []
@@ -77,16 +77,15 @@ class Fragments:
         return bool(self._waiting)
 
     def add(self, fragment: Fragment) -> Fragment | None:
-        """Keep a piece. Return the oldest one if there are too many. O(1)."""
+        """Keep a piece. Returns the oldest one if there are too many. O(1)."""
         self._waiting.append(fragment)
         return self._waiting.pop(0) if len(self._waiting) > _MOST else None
 
     def join(self, rest: bytes) -> Fragment | None:
-        """Return the piece that `rest` completes, together with it; None if it completes none.
-        O(n).
+        """Return the piece that `rest` completes, joined with it, or None if there is none. O(n).
 
-        The log does not show whose rest it is. It is taken for that of the first piece that then
-        ends as a call does, or that then fills Gramine's buffer. A message may end in any way.
+        The log does not show which piece it belongs to. It is assumed to be the first piece that
+        then ends as a call does, or that then fills Gramine's buffer. A message may end in any way.
         """
         for fragment in self._waiting:
             body = fragment.body + rest
@@ -97,13 +96,14 @@ class Fragments:
         return None
 
     def take(self, who: bytes) -> list[Fragment]:
-        """Remove the pieces of a thread, which has gone on: their rests will not come. O(n)."""
+        """Remove and return the pieces of a thread that has continued: their rests will not come.
+        O(n)."""
         gone = [fragment for fragment in self._waiting if fragment.who == who]
         if gone:
             self._waiting = [fragment for fragment in self._waiting if fragment.who != who]
         return gone
 
     def take_all(self) -> list[Fragment]:
-        """Remove all pieces. O(n)."""
+        """Remove and return all pieces. O(n)."""
         gone, self._waiting = self._waiting, []
         return gone

@@ -1,4 +1,4 @@
-"""One line of a Gramine trace log: what it says, and its arguments as numbers.
+"""One line of a Gramine trace log: its content, and its arguments as numbers.
 
 The formats are those of Gramine 1.0 to 1.9 and of Graphene before it; docs/importers.md lists them.
 """
@@ -15,12 +15,12 @@ from laconic.memory import flags as kernel
 from laconic.trace.schema import MEMORY_EVENTS
 
 _MASK = (1 << 64) - 1
-#: Values that a cache keeps at most.
+#: The maximum number of cached values.
 _CACHED = 4096
 
-#: A line that shows a call, whatever is glued in front of it; else the whole line. Groups: what is
-#: in front, process and thread, Graphene's thread number, `return from `, the call's name, what
-#: follows its bracket; the whole line.
+#: A line that shows a call, whatever precedes it, or otherwise the whole line. Groups: the text
+#: before it, process and thread, Graphene's thread number, `return from `, the call's name, the
+#: text after its bracket; the whole line.
 LINE = re.compile(
     rb"^([^\[(\n]*+.*?)(?:\(\S+\) )?"
     rb"(?:\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]*?\] (?:trace|debug): |\[( *\d{1,10})\] )"
@@ -29,19 +29,18 @@ LINE = re.compile(
 )
 _WHO = rb"\[(P\d{1,10}:(?:T\d{1,10})?|:):?[^\n]{0,40}?\] "
 _LEVEL = rb"(trace|debug|warning|error): "
-#: What Gramine puts in front of each body. Groups: process and thread, level (with the place in the
-#: source in front); the same without it. `log_always` prints no level.
+#: The header that Gramine puts before each body. Groups: process and thread, level (with the source
+#: location before them); the same without it. `log_always` prints no level.
 HEADER = re.compile(
     rb"\([\w.+-]+\.[ch]:\d+:\w+\) (?:" + _WHO + rb")?(?:" + _LEVEL + rb")?|" + _WHO + _LEVEL
 )
-#: A call whose line has lost its beginning.
+#: A call whose line has lost its start.
 BARE = re.compile(rb"(?:^|trace: )---- (return from )?(?:shim_)?(\w+) ?\((.*)$")
-#: The end of a body that is whole: of a call's beginning, or of its result.
+#: The end of a complete body: of a call's start, or of its result.
 WHOLE = re.compile(rb"\) (?:\.\.\.|= -?\w+(?: \(mock\))?)$")
-#: Gramine prints a body in pieces of this many bytes, and writes each line out in pieces of as
-#: many.
+#: Gramine prints a body in pieces of this many bytes, and writes each line in pieces of this size.
 BUFFER = 256
-#: Any line of Gramine's log, of whatever level.
+#: Any line of Gramine's log, at any level.
 ANY = re.compile(rb"(\[(?:P\d+|:):[^\n]*?\] |\[ *\d+\] ---- |---- )(trace|debug|warning|error)?")
 UNSUPPORTED = re.compile(rb"Unsupported system call (?:shim_)?(\w+)")
 COLOUR = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -59,8 +58,8 @@ _UNKNOWN = re.compile(rb"\((?:unknown|invalid): (-?\w+)\)")
 
 
 class Numbers(dict[bytes, int]):
-    """Arguments as the log writes them → unsigned 64-bit numbers; bounded. What is none raises
-    ValueError."""
+    """Arguments as written in the log → unsigned 64-bit numbers; bounded. Raises ValueError if a
+    text is not a number."""
 
     def __missing__(self, text: bytes) -> int:
         value = 0
@@ -82,8 +81,8 @@ _RANGES = {b"munmap", b"mprotect", b"madvise"}
 
 
 def arguments(name: bytes, text: bytes) -> tuple[int, int, int, int, int, int]:
-    """The six registers of a memory call. Raises ValueError where the text is none of the call's
-    arguments."""
+    """Return the six registers of a memory call. Raises ValueError if the text is not a list of the
+    call's arguments."""
     if name == b"mmap":
         address, length, prot, flags, fd, offset = text.split(b",")
         return (
@@ -109,19 +108,19 @@ def _number(text: bytes) -> int:
 
 
 def result(text: bytes) -> int:
-    """A call's result as a signed 64-bit number. Raises ValueError."""
+    """Return a call's result as a signed 64-bit number. Raises ValueError."""
     value = int(text, 0)
     return value if -1 << 63 <= value < 1 << 63 else ((value + (1 << 63)) & _MASK) - (1 << 63)
 
 
 def clone_flags(text: bytes) -> int:
-    """The flags of a clone, from all its arguments. Raises ValueError."""
+    """Return the flags of a clone, from all its arguments. Raises ValueError."""
     return _NUMBERS[text.split(b",", 1)[0]]
 
 
 def string(text: bytes) -> tuple[bytes, bytes]:
-    """The first string among arguments, and what follows it; `(invalid-addr 0x10)` stands for one
-    that is none."""
+    """Return the first string among arguments, and the text after it. `(invalid-addr 0x10)`
+    represents an unreadable string."""
     if text.startswith(b'"'):
         for end in (text.find(b'", '), text.rfind(b'"')):
             if end > 0:
@@ -130,13 +129,13 @@ def string(text: bytes) -> tuple[bytes, bytes]:
     return b"?" + shown.strip(b'("'), rest
 
 
-#: Calls that get rows, beside exit and exit_group. Gramine's arch_prctl sets the FS
-#: base and no memory.
+#: Calls that get rows, in addition to exit and exit_group. Gramine's arch_prctl sets the FS base
+#: and no memory.
 MEMORY = {
     name.encode() for name in MEMORY_EVENTS if name not in ("other", "i386_brk", "arch_prctl")
 }
 PROCESS = {b"clone", b"fork", b"vfork", b"execve"}
-#: Calls that tell what descriptors refer to, and what is written to files.
+#: Calls that show the files of descriptors, and writes to files.
 FILES = {
     *(b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcntl"),
     *(b"read", b"readv", b"lseek", b"write", b"writev", b"pwrite64", b"ftruncate"),
@@ -155,10 +154,9 @@ _UNIX = re.compile(_FRONT + rb"(\d{9,11})\.(\d{1,9}) ")
 
 
 class Clock:
-    """Times in front of lines, in nanoseconds since the first one that was seen; they never run
-    backwards.
+    """The times before lines, in nanoseconds since the first one; they never decrease.
 
-    `style` is the way of writing that the log uses: the first that was found.
+    `style` is the log's time format: the first one found.
     """
 
     def __init__(self) -> None:
@@ -170,8 +168,8 @@ class Clock:
         self._second = b"\n", 0
 
     def read(self, front: bytes) -> int:
-        """The time of a line, from what is in front of it; that of the line before where it shows
-        none."""
+        """Return the time of a line, from the text before it, or the time of the previous line if
+        it shows none."""
         try:
             at = self._at(front)
         except (ValueError, OverflowError):
@@ -179,13 +177,13 @@ class Clock:
         if at is not None:
             if self._first is None:
                 self._first = at
-            # A log of many processes is in order only roughly, and a date without a year begins
+            # A log of many processes is only roughly in order, and a date without a year starts
             # again.
             self.now = min(max(self.now, at - self._first), (1 << 63) - 1)
         return self.now
 
     def behind(self, line: bytes) -> bytes:
-        """A line without the time that stands in front of it, if there is one."""
+        """Return a line without the time before it, if there is one."""
         for style, pattern in self._styles:
             shown = pattern.match(line)
             if shown is not None:
@@ -193,7 +191,7 @@ class Clock:
         return line
 
     def _at(self, front: bytes) -> int | None:
-        # Most lines are of the same second as the line before.
+        # Most lines have the same second as the previous line.
         second, began = self._second
         if front.startswith(second) and (fraction := _FRACTION.match(front, len(second))):
             return began + int(fraction[1].ljust(9, b"0"))
@@ -217,7 +215,7 @@ class Clock:
         day = self._days.get(text)
         if day is None:
             shape = {10: "%Y-%m-%d", 4: "%Y%m%d"}.get(len(text), "%Y %b %d")
-            # A leap year stands in for the one that is not shown.
+            # Assume a leap year if none is shown.
             year = "" if len(text) == 10 else "2000" if len(text) == 4 else "2000 "
             self._days.clear()
             day = self._days[text] = calendar.timegm(time.strptime(year + text.decode(), shape))
@@ -225,7 +223,7 @@ class Clock:
 
 
 _FRACTION = re.compile(rb"\.(\d{1,9})(?:Z? |$)")
-#: What stands between the time and the line itself.
+#: The text between the time and the line itself.
 _BEHIND = {
     "iso": re.compile(rb"^ "),
     "short": re.compile(rb"^ \S+ [^\s:]+: "),

@@ -1,5 +1,5 @@
-"""What Gramine-SGX prints at the end of a process with `sgx.enable_stats`: how often the enclave
-was left.
+"""Gramine-SGX's statistics at the end of a process, with `sgx.enable_stats`: the number of enclave
+entries and exits.
 
 The lines are those of print_global_sgx_stats in pal/src/host/linux-sgx/host_thread.c:
 
@@ -10,8 +10,7 @@ The lines are those of print_global_sgx_stats in pal/src/host/linux-sgx/host_thr
       # of sync signals:   32
       # of async signals:  0
 
-Gramine up to 1.0 prints the same for each thread ("SGX stats for thread"). The number is the
-host's.
+Gramine up to 1.0 prints the same for each thread ("SGX stats for thread"). The ids are the host's.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ COUNTERS: Final = (b"EENTERs", b"EEXITs", b"AEXs", b"sync signals", b"async sign
 
 
 class Statistics:
-    """Puts the lines of such a block together. `blocks` are the whole ones: the host's id, True for
-    a process, and the five counters."""
+    """Collects the lines of such blocks. `blocks` contains the complete ones: the host's id, True
+    for a process, and the five counters."""
 
     def __init__(self) -> None:
         self.blocks: list[tuple[int, bool, tuple[int, ...]]] = []
@@ -37,18 +36,18 @@ class Statistics:
 
     @property
     def is_open(self) -> bool:
-        """True within a block."""
+        """True inside a block."""
         return self._id >= 0
 
     def begin(self, text: bytes) -> None:
-        """Begin a block if `text` is the head of one. O(length)."""
+        """Start a block if `text` is the head of one. O(length)."""
         head = _HEAD.search(text)
         if head is not None:
             self._id, self._process = int(head[2]), head[1] == b"process"
             self._counts.clear()
 
     def line(self, text: bytes) -> bool:
-        """True if `text` is a line of the block that was begun. O(length)."""
+        """Return whether `text` is a line of the current block; if so, read it. O(length)."""
         if not self.is_open:
             return False
         found = _LINE.match(text)

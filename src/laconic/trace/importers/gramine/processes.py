@@ -1,5 +1,5 @@
-"""The processes of a Gramine log: who started whom, what their descriptors refer to, and the rows
-of their calls."""
+"""The processes of a Gramine log: their parents, the files of their descriptors, and the rows of
+their calls."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from laconic.trace.sysroot import HostFile, Sysroot
 from laconic.trace.writer import TraceWriter
 
 _MUNMAP, _EXIT = CODES["munmap"], CODES["exit"]
-#: Ended processes whose late lines are recognized; descriptors and threads that are
-#: kept.
+#: The maximum number of ended processes whose late lines are recognized, and of descriptors and
+#: threads that are kept.
 _ENDED, _MANY = 4096, 65536
-#: Loaded files that could not be read, as far as a note names them.
+#: The maximum number of unreadable loaded files that a note names.
 _UNREAD = 10
 _MASK = (1 << 64) - 1
 
 
 class Pending(NamedTuple):
-    """A call whose beginning was seen and not its end; `place` is its row's in the writer's list,
-    or -1 for none."""
+    """A call whose start was seen, but not its end; `place` is the index of its row in the writer's
+    list, or -1 if it has none."""
 
     name: bytes
     args: tuple[int, int, int, int, int, int]
@@ -43,7 +43,7 @@ class Pending(NamedTuple):
 
 
 class Process(tasks.Process["Thread"]):
-    """One process. `ended`: the thread that made its last call, or 0."""
+    """One process. `ended` is the thread that made its last call, or 0."""
 
     __slots__ = ("ended",)
 
@@ -53,8 +53,8 @@ class Process(tasks.Process["Thread"]):
 
 
 class Thread(tasks.Thread[Process, Descriptors]):
-    """One thread: the call that it is in, the arguments of a file call that it is in. `gone`: it
-    has ended."""
+    """One thread. `pending` is its call in progress, and `opening` the arguments of a file call in
+    progress. `gone`: it has ended."""
 
     __slots__ = ("gone", "opening", "pending")
 
@@ -66,12 +66,12 @@ class Thread(tasks.Thread[Process, Descriptors]):
 
 
 class Processes:
-    """Writes the rows of a log's calls, in an order in which one address space can follow them.
+    """Writes the rows of a log's calls, in an order that is consistent for one address space.
 
-    What takes memory away stands where the call began, everything else where it ended: another
-    thread can be given an address again before the call that freed it has returned, and can use a
-    new one only after the call that made it. `mounts` says which files of the host the program's
-    paths are, and `root` has those files.
+    Calls that remove memory are placed at their start, all others at their end: another thread can
+    be given an address before the call that freed it has returned, and can use a new address only
+    after the call that created it. `mounts` maps the program's paths to files of the host, and
+    `root` contains those files.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Processes:
         self.report = report
         self._mounts = mounts
         self._root = root
-        # Whether the start of some process is not in the log, and loaded files that could not be
+        # Whether the start of some process is not in the log; and loaded files that could not be
         # read.
         self._unseen_start = False
         self._unread: dict[str, None] = {}
@@ -94,13 +94,13 @@ class Processes:
         self._owners: dict[int, int] = {}
         self._files = PathFiles(writer, self._host_file)
         self._calls = Files()
-        # By path: the number that the file had when it was last mapped.
+        # By path: the file's number when it was last mapped.
         self._mapped: dict[bytes, int] = {}
 
     # Processes and threads
 
     def thread(self, pid: int, tid: int) -> Thread:
-        """The thread of these ids; one that was not seen before gets the rows that begin it."""
+        """Return the thread with these ids; a new one gets the rows of its start."""
         process = self._processes.get(pid)
         if process is None or process.ended:
             return self._begun(pid, tid)
@@ -114,13 +114,12 @@ class Processes:
         return thread
 
     def late(self, pid: int, tid: int) -> bool:
-        """True for a thread of a process that another of its threads has ended."""
+        """Return whether a thread's process was ended by another thread."""
         process = self._processes.get(pid)
         return process is not None and process.ended not in (0, tid)
 
     def process_of(self, tid: int) -> int:
-        """The process of a thread first seen now, where the log names threads alone
-        (Graphene's)."""
+        """Return the process of a new thread if the log names only threads (Graphene's)."""
         if tid not in self._owners:
             if len(self._owners) >= _MANY:
                 self._owners.clear()
@@ -147,7 +146,7 @@ class Processes:
         return self._add(Thread(Process(pid), tid, files))
 
     def started(self, pid: int, tid: int, start: Start) -> Thread:
-        """A program begins in a new process, as the log shows it. O(segments)."""
+        """Handle the start of a program in a new process, as the log shows it. O(segments)."""
         old = self._processes.get(pid)
         for thread in list(old.threads.values()) if old is not None else ():
             self.interrupt(thread, UNFINISHED)
@@ -159,14 +158,14 @@ class Processes:
         return thread
 
     def received(self, pid: int, tid: int, entries: Iterable[tuple[int, int]]) -> Thread:
-        """The child of a fork has received its memory.
+        """Handle the memory that the child of a fork has received.
 
         `entries` are ranges in bytes, in the log's order. O(entries).
         """
         thread = self.thread(pid, tid)
         runs: list[tuple[int, int, int]] = []
         for start, end in entries:
-            # Pages of one VMA come one by one, the highest first.
+            # Pages of one VMA come separately, the highest first.
             if runs and end == runs[-1][0] and end - start == PAGE_SIZE:
                 runs[-1] = start, runs[-1][1], runs[-1][2] + 1
             else:
@@ -178,14 +177,14 @@ class Processes:
         return thread
 
     def measured(self, host_id: int, is_process: bool, counts: Iterable[int]) -> None:
-        """What SGX hardware counted for a process or thread, by its id on the host."""
+        """Record SGX's hardware counters for a process or thread, by its id on the host."""
         pid = next(iter(self._processes)) if self.report.processes == 1 else 0
         where = self.now, pid, 0
         args = (*counts, int(is_process))
         self.writer.rows.append(make_row(CODES["measured"], where, args, host_id))
 
     def _path(self, start: Start, otherwise: str) -> str:
-        # The program's own file is loaded first, whatever link or script the path of the execve is.
+        # The program's own file is loaded first, even if the execve's path is a link or a script.
         if not start.loaded:
             return otherwise
         uri = start.loaded[0][0]
@@ -193,7 +192,7 @@ class Processes:
         return self._mounts.guest(host) if host is not None else os.fsdecode(uri)
 
     def _program(self, thread: Thread, about: dict[str, object], start: Start | None) -> None:
-        # The rows of a program's start: what it is, and the maps that are known.
+        # Append the rows of a program's start: its description, and the known maps.
         maps: list[Area] = []
         if start is None:
             self._unseen_start = True
@@ -232,12 +231,12 @@ class Processes:
         return self._root.find(self._mounts.host(path)) if self._root is not None else None
 
     def _add(self, thread: Thread) -> Thread:
-        # A process begins, with its first thread.
+        # Add a process, with its first thread.
         if len(self._processes) >= 2 * _ENDED:
             found = sorted(self._processes.values(), key=lambda one: not one.ended)
             self._processes = {one.pid: one for one in found[-_ENDED:]}
             for one in found[:-_ENDED]:
-                one.threads.clear()  # or the two would keep each other in memory
+                one.threads.clear()  # otherwise the two would keep each other in memory
         self._processes[thread.pid] = thread.process
         self.report.processes += 1
         self.report.threads += 1
@@ -246,8 +245,8 @@ class Processes:
     # Calls
 
     def begin(self, thread: Thread, name: bytes, text: bytes) -> None:
-        """A call begins whose end is shown later. Raises ValueError where its arguments are not
-        understood."""
+        """Handle the start of a call whose end is shown later. Raises ValueError if its arguments
+        are unrecognized."""
         if thread.pending is not None:
             self._miss_end(thread)
         pending = self._pending(thread, name, text)
@@ -264,8 +263,8 @@ class Processes:
         thread.pending = pending
 
     def end(self, thread: Thread, name: bytes, result: int) -> None:
-        """The call that the thread is in has returned. Raises ValueError for what the kernel cannot
-        have answered."""
+        """Handle the end of the thread's call in progress. Raises ValueError for a result that the
+        kernel cannot have returned."""
         pending = thread.pending
         if pending is None or pending.name != name:
             if pending is not None:
@@ -295,8 +294,8 @@ class Processes:
             self._row(thread, pending, result)
 
     def whole(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
-        """A call that is shown in one line. Raises ValueError where its arguments are not
-        understood, or the kernel cannot have answered it so."""
+        """Handle a call that is shown in one line. Raises ValueError if its arguments are
+        unrecognized, or if the kernel cannot have returned its result."""
         pending = self._pending(thread, name, text)
         why = impossible_call(name.decode(), pending.args, result)
         if why:
@@ -307,7 +306,7 @@ class Processes:
             self._row(thread, pending, result)
 
     def _miss_end(self, thread: Thread) -> None:
-        # The thread went on without its call's end in the log.
+        # The thread continued, but the end of its call is not in the log.
         pending = thread.pending
         assert pending is not None
         where = self.now, thread.pid, thread.tid
@@ -315,7 +314,7 @@ class Processes:
         self.interrupt(thread, NO_RESULT)
 
     def interrupt(self, thread: Thread, state: int) -> None:
-        """The end of the thread's call is not shown: `state` says why."""
+        """Handle a call whose end is not shown; `state` is the reason."""
         pending, thread.pending = thread.pending, None
         if pending is None:
             return
@@ -331,7 +330,7 @@ class Processes:
             self._row(thread, pending, 0, state)
 
     def ran(self, thread: Thread, start: Start | None = None) -> None:
-        """The execve that the thread is in succeeded: it goes on in the new program."""
+        """Handle the success of the execve in progress: the thread continues in the new program."""
         pending, thread.pending = thread.pending, None
         assert pending is not None
         del self.executing[thread]
@@ -346,13 +345,13 @@ class Processes:
             "bits": 64,
         }
         self._program(thread, about, start)
-        for other in thread.execute(thread.tid):  # Gramine leaves it its id
+        for other in thread.execute(thread.tid):  # Gramine keeps the thread's id
             self.interrupt(other, UNFINISHED)
             other.gone = True
         self._processes[thread.pid] = thread.process
 
     def exit(self, thread: Thread, status: int, *, whole: bool) -> None:
-        """The thread ends, or with `whole` its process."""
+        """End the thread, or with `whole` its process."""
         if thread in self.executing:
             self.ran(thread)
         process = thread.process
@@ -371,7 +370,7 @@ class Processes:
         self.writer.rows.append(Row(_EXIT, *where, a0=(status & 0xFF) << 8))
 
     def finish(self) -> None:
-        """The log ends: what has not returned never did."""
+        """End the log: calls in progress never returned."""
         for process in self._processes.values():
             for thread in process.threads.values():
                 self.interrupt(thread, NO_RESULT if thread in self.executing else UNFINISHED)
@@ -387,8 +386,8 @@ class Processes:
             report.doubt("sizes of files")
 
     def flush(self) -> None:
-        """Writes rows where there are enough; those of calls that have not returned are waited for,
-        within bounds."""
+        """Write rows if there are enough. Rows of calls in progress are waited for, within
+        limits."""
         rows = self.writer.rows
         if len(rows) < BATCH or (self._places and len(rows) < 4 * BATCH):
             return
@@ -412,7 +411,7 @@ class Processes:
                 file = self._mapped_file(thread, args[4])
             text = b""
         elif name in _FORKS:
-            # Gramine and Graphene answer vfork as fork: the child has memory of its own.
+            # Gramine and Graphene treat vfork as fork: the child has its own memory.
             flags = clone_flags(text) if name == b"clone" else 0
             args = (
                 (flags & ~(CLONE_VM | CLONE_VFORK) if flags & CLONE_VFORK else flags),
@@ -454,7 +453,7 @@ class Processes:
         child = self._forking.pop(thread, 0)
         where = self.now, thread.pid, thread.tid
         if child:
-            # The row stands where the child was seen first.
+            # The row was written where the child was first seen.
             if child != result & 0xFFFFFFFF:
                 lost(
                     self.writer,
@@ -475,8 +474,8 @@ class Processes:
             self._add(thread.clone(result, pending.args[0]))
 
     def file_call(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
-        """A call on a file has returned. What it wrote gets a row if the file was mapped. Raises
-        ValueError where its arguments are not understood."""
+        """Handle the return of a call on a file. If the file was mapped, a row records what the
+        call wrote. Raises ValueError if its arguments are unrecognized."""
         if result < 0:
             return
         written = self._calls.call(thread.files, name, text, result)
@@ -488,7 +487,7 @@ class Processes:
         self.writer.rows.append(row)
 
     def _mapped_file(self, thread: Thread, fd: int) -> int:
-        # The file of an mmap.
+        # Return the number of the file of an mmap.
         where = self.now, thread.pid, thread.tid
         opened = thread.files.get(fd & 0xFFFFFFFF)
         if opened is None:

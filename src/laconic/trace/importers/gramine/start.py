@@ -1,8 +1,9 @@
-"""How a program begins in Gramine: its stack, the files that LibOS loads, and the vDSO.
+"""The start of a program in Gramine: its stack, the files that the LibOS loads, and the vDSO.
 
-Gramine maps them without a call, but reports where (init_stack in libos_init.c, load_elf_object and
-vdso_map_init in libos_rtld.c, append_r_debug in libos_debug.c). What a file has at its base is in
-the file: its PT_LOAD segments, which LibOS maps one by one (execute_loadcmd in libos_rtld.c).
+Gramine maps them without a call, but reports their addresses (init_stack in libos_init.c,
+load_elf_object and vdso_map_init in libos_rtld.c, append_r_debug in libos_debug.c). The contents at
+a file's base are determined by the file: its PT_LOAD segments, which the LibOS maps one by one
+(execute_loadcmd in libos_rtld.c).
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from laconic.memory.flags import (
 )
 from laconic.trace.sysroot import Sysroot
 
-#: Bytes of LibOS's vDSO (libos/src/vdso), which the log shows no size of.
+#: The size of the LibOS's vDSO in bytes (libos/src/vdso), which the log does not show.
 VDSO_SIZE: Final = PAGE_SIZE
 #: The name under which the vDSO is added.
 VDSO: Final = b"file:[vdso_libos]"
-#: Files of one program that are kept: its own and its loader.
+#: The maximum number of files kept for one program: its own and its loader.
 _MOST: Final = 16
 
 
 @dataclass
 class Start:
-    """What a log shows of one program's start.
+    """The start of one program, as a log shows it.
 
-    `stack` is `[start, end)` in bytes without the guard page below it, `loaded` has the URI and the
-    base address of each file in the order of loading, `vdso` is the address of the vDSO. None: not
-    shown.
+    `stack` is `[start, end)` in bytes without the guard page below it, `loaded` contains the URI
+    and the base address of each file in loading order, and `vdso` is the address of the vDSO. None
+    means not shown.
     """
 
     stack: tuple[int, int] | None = None
@@ -46,7 +47,7 @@ class Start:
     vdso: int | None = None
 
     def add(self, uri: bytes, base: int) -> None:
-        """A file was loaded at `base`, or the vDSO."""
+        """Add a file, or the vDSO, that was loaded at `base`."""
         if uri == VDSO:
             self.vdso = base
         elif len(self.loaded) < _MOST:
@@ -54,7 +55,7 @@ class Start:
 
 
 class Area(NamedTuple):
-    """One VMA of a program's start: `[start, end)` in bytes, vm_flags, the file's path (None:
+    """One VMA at a program's start: `[start, end)` in bytes, vm_flags, the file's path (None:
     anonymous memory) and the file offset of `start` in bytes."""
 
     start: int
@@ -65,14 +66,14 @@ class Area(NamedTuple):
 
 
 class Mounts:
-    """Gramine's mounts: which file of the host a path of the program is, and the reverse."""
+    """Gramine's mounts: conversion between the program's paths and the host's."""
 
     def __init__(self) -> None:
-        # Mount points and the host's paths behind them, the longest mount point first.
+        # Mount points and the host's paths, longest mount point first.
         self._mounts: list[tuple[str, str]] = []
 
     def add(self, uri: bytes, where: bytes) -> None:
-        """A mount of a host's directory or file."""
+        """Add a mount of a host's directory or file."""
         host = path_of(uri)
         guest = "/" + os.fsdecode(where).strip("/")
         if host is None or (guest, host) in self._mounts or len(self._mounts) >= 1024:
@@ -81,15 +82,15 @@ class Mounts:
         self._mounts.sort(key=lambda mount: -len(mount[0]))
 
     def host(self, guest: str) -> str:
-        """The host's path of a path of the program; the same where nothing is mounted.
-        O(mounts)."""
+        """Return the host's path for a path of the program; it is unchanged if nothing is mounted
+        there. O(mounts)."""
         for point, host in self._mounts:
             if _is_in(guest, point):
                 return host.rstrip("/") + "/" + guest[len(point) :].lstrip("/")
         return guest
 
     def guest(self, host: str) -> str:
-        """The program's path of a path of the host. O(mounts)."""
+        """Return the program's path for a path of the host. O(mounts)."""
         for point, behind in sorted(self._mounts, key=lambda mount: -len(mount[1])):
             if _is_in(host, behind):
                 return point.rstrip("/") + "/" + host[len(behind) :].lstrip("/")
@@ -101,8 +102,8 @@ def _is_in(path: str, folder: str) -> bool:
 
 
 def path_of(uri: bytes) -> str | None:
-    """The host's path in a URI such as `file://usr/bin/true`; None for what is not a file of the
-    host."""
+    """Return the host's path in a URI such as `file://usr/bin/true`, or None if it is not a file of
+    the host."""
     if not uri.startswith(b"file:") or uri == VDSO:
         return None
     path = os.fsdecode(uri[5:])
@@ -110,7 +111,7 @@ def path_of(uri: bytes) -> str | None:
 
 
 def areas(start: Start, mounts: Mounts, root: Sysroot | None) -> tuple[list[Area], list[str]]:
-    """The VMAs of a program's start, and the paths of the loaded files whose segments are
+    """Return the VMAs at a program's start, and the paths of the loaded files whose segments are
     unknown."""
     found: list[Area] = []
     unknown: list[str] = []
@@ -137,7 +138,8 @@ def areas(start: Start, mounts: Mounts, root: Sysroot | None) -> tuple[list[Area
 
 
 def _segments(root: Sysroot, host: str, path: str, base: int) -> list[Area] | None:
-    # As read_loadcmd and execute_loadcmd have it; None for a file that is missing, or no program.
+    # Return the VMAs that read_loadcmd and execute_loadcmd make, or None if the file is missing or
+    # not a program.
     segments = root.segments(host)
     if not segments:
         return None

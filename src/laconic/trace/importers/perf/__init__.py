@@ -1,4 +1,4 @@
-"""Reading the text of `perf trace` and of `perf script`, as Debian's linux-perf prints it."""
+"""Importing the text of `perf trace` and `perf script`, as Debian's linux-perf prints it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from laconic.trace.importers.perf.processes import Processes
 from laconic.trace.importers.text import Log, Progress
 from laconic.trace.writer import TraceWriter
 
-#: Events that are held back so that they come in the order of their times.
+#: The number of events held back to sort them by time.
 WINDOW = 65536
 _CURE = (
     "One is made with  perf trace -F all -e "
@@ -22,14 +22,15 @@ _CURE = (
     "openat,close,task:task_newtask "
     "-o LOG -- CMD"
 )
-#: Calls that take memory away, or copy it, do so after they began; all others have done their work
-#: when they end.
+#: Calls that remove or copy memory do so after they started; all others have done their work when
+#: they end.
 _AT_START = {"munmap", "shmdt", "clone", "clone3", "fork", "vfork", "execve", "execveat"}
 _AT_START_ADVICE = {MADV_DONTNEED, MADV_DONTNEED_LOCKED}
 
 
 def inspect(logs: Sequence[Log]) -> dict[str, Any]:
-    """What the logs' heads tell. Raises LaconicError for one that has no line of either command."""
+    """Return a description of the logs from their heads. Raises LaconicError for a log without a
+    line of either command."""
     kinds = {_kind(log): log for log in logs if log.head}
     if len(kinds) > 1:
         raise refuse(kinds["script"], "perf trace", "Give the logs of one command at a time")
@@ -39,7 +40,8 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
     if kind == "script" and b"page_fault_user:" in heads:
         faults = "page_fault_user"
     elif b"fault [" in heads or b"-faults:" in heads:
-        # A fault in a file is shown by its place there, or without saying whether it was to write.
+        # The text shows the position of a fault in a file, or does not show whether the fault was a
+        # write.
         faults, unknown = "faults", ["touched pages of files", *unknown]
     else:
         faults, unknown = "none", ["touched pages", *unknown]
@@ -55,7 +57,7 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
 def import_log(
     logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None
 ) -> None:
-    """Appends the rows of the calls in the logs. O(bytes × log of the window), memory bounded by
+    """Append the rows of the calls in the logs. O(bytes × log of the window); memory is bounded by
     the window and by the runs of touched pages."""
     kind = next(_kind(log) for log in logs if log.head)
     lines = TraceLines() if kind == "trace" else ScriptLines()
@@ -100,7 +102,8 @@ def import_log(
 
 
 class _Order:
-    # Events come by processor, not quite in order: the earliest of a window goes first.
+    # Sorts events, which come by processor and not quite in order: the earliest of a window goes
+    # first.
 
     def __init__(self, processes: Processes, report: Import) -> None:
         self._processes, self._report = processes, report
@@ -143,7 +146,7 @@ class _Order:
 
 
 def _kind(log: Log) -> str:
-    # The command that printed a log, or none of them.
+    # Return the command that printed a log, or raise LaconicError.
     for line in COLOUR.sub(b"", log.head.replace(b"\r\n", b"\n")).split(b"\n")[:1000]:
         if TRACE.match(line):
             return "trace"

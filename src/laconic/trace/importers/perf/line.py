@@ -1,7 +1,7 @@
-"""One line of `perf trace` or `perf script` text: what it says, and its arguments as numbers.
+"""One line of `perf trace` or `perf script` output: its event, and its arguments as numbers.
 
 The formats are those of perf 6; docs/importers.md lists them. Both print a tracepoint's fields by
-name, perf trace leaves out those that are 0 and writes flags as words without their prefix.
+name. perf trace omits fields that are 0, and writes flags as words without their prefix.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from laconic.trace.schema import CODES, MEMORY_CODES
 _MASK = (1 << 64) - 1
 _CACHED = 4096
 
-#: A line of perf trace: time in ms or `?`, duration in ms, command name and thread (left out of one
-#: thread's log).
+#: A line of perf trace: time in ms or `?`, duration in ms, command name and thread (omitted in the
+#: log of a single thread).
 TRACE = re.compile(
     rb" *(\?|\d+\.\d+) \( *(?:(\d+\.\d+) ms)?\s*\): (?:(.{0,15}?)/(\d{1,10}) )?(.*)$"
 )
@@ -29,26 +29,24 @@ _FAULT = re.compile(rb"(?:maj|min)fault \[.*\] => (?:(.*)@)?0x([0-9a-f]{1,16}) \
 _BORN = re.compile(
     rb"task:task_newtask:?\(? ?pid[:=] ?(\d{1,10}).*clone_flags(?:: (\d+)|=([0-9a-f]+))"
 )
-#: A line of perf script: command name, process (where it is shown), thread, time in seconds, the
-#: event.
+#: A line of perf script: command name, process (if shown), thread, time in seconds, the event.
 SCRIPT = re.compile(
     rb" *(.{1,16}?) +(?:(\d{1,10})/)?(\d{1,10}) +(?:\[\d+\] +)?(\d+)\.(\d+): +"
     rb"(?:\d+ +)?([\w-]+(?::[\w-]+)?):(.*)$"
 )
 _ADDRESS = re.compile(rb"address=0x([0-9a-f]{1,16}) .*error_code=0x([0-9a-f]+)")
 _SAMPLE = re.compile(rb"([0-9a-f]{1,16})(?: +[0-9a-f]{1,16} \S+.*)?$")
-#: What `-F addr` puts behind events that have none.
+#: The text that `-F addr` appends to events without an address.
 _NO_ADDRESS = re.compile(rb" {8,}0$")
 _EXEC = re.compile(rb"filename=(.*) pid=\d+ old_pid=\d+")
 _LOST = re.compile(rb"LOST (\d{1,18}) events")
 #: One frame of a stack.
 _FRAME = re.compile(rb"\s+\S.*\(.*\)$")
-#: Where perf trace's calls end, and its table begins.
+#: The end of perf trace's calls, and the start of its table.
 SUMMARY = re.compile(rb" *Summary of events:")
 _PAIR = re.compile(rb'(\w+): (?:"([^"]*)"|([^,]*))(?:, |$)')
 
-#: Call → the names of its arguments, as the kernel's tracepoints have them, in the order of the
-#: registers.
+#: Call → the names of its arguments, as in the kernel's tracepoints, in the order of the registers.
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "mmap": ("addr", "len", "prot", "flags", "fd", "off"),
     "munmap": ("addr", "len"),
@@ -104,13 +102,13 @@ MEMORY = {name for name, code in CODES.items() if code < MEMORY_CODES}
 
 
 class Event(NamedTuple):
-    """What one or two lines tell. `name` is a call's, or one of `fault`, `lost`, `beginning` (of a
-    call not seen).
+    """The event described by one or two lines. `name` is a call's, or one of `fault`, `lost`,
+    `beginning` (of a call not seen).
 
-    `start` and `end` are in nanoseconds on the log's own clock, -1: before its first line. `args`
-    are a call's, a fault's address, or how many are lost; `result` is None where it is not shown;
-    `write` says whether a fault was to write, where that is known. `path` is a file's or a
-    program's name, as far as it is shown.
+    `start` and `end` are in nanoseconds on the log's own clock; -1 means before its first line.
+    `args` are a call's arguments, a fault's address, or the number of lost events. `result` is None
+    if it is not shown; `write` is whether a fault was a write, if known. `path` is the name of a
+    file or a program, as far as it is shown.
     """
 
     name: str
@@ -125,13 +123,13 @@ class Event(NamedTuple):
 
 
 class Numbers:
-    """Words of flags → numbers, remembered within bounds."""
+    """Words of flags → numbers, with a bounded cache."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, bytes], int] = {}
 
     def read(self, prefix: str, text: bytes) -> int:
-        """An unsigned 64-bit number. Raises ValueError where the text is none."""
+        """Return an unsigned 64-bit number. Raises ValueError if the text is not a number."""
         value = self._known.get((prefix, text))
         if value is None:
             value = 0
@@ -152,8 +150,8 @@ _NUMBERS = Numbers()
 
 
 def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
-    """A call's arguments in the order of its registers, and its path. Raises ValueError for what is
-    none.
+    """Return a call's arguments in the order of its registers, and its path. Raises ValueError if
+    the text is not a list of arguments.
 
     >>> arguments("mprotect", b"start: 0x1000, len: 4096, prot: READ|WRITE")
     ((4096, 4096, 3), b'')
@@ -172,7 +170,7 @@ def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
     for key in PARAMETERS[name]:
         raw = shown.get(key)
         if raw is None:
-            # perf trace leaves out what is 0, and a descriptor of anonymous memory.
+            # perf trace omits fields that are 0, and the descriptor of anonymous memory.
             values.append(
                 _MASK if key == "fd" and name == "mmap" and values[3] & kernel.MAP_ANONYMOUS else 0
             )
@@ -188,8 +186,8 @@ def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
 
 
 def result(text: bytes) -> int | None:
-    """What stands behind `=` in perf trace: a value, `-1 ENOENT (...)`, `16073 (b)`, or `?`. Raises
-    ValueError."""
+    """Return the result after `=` in perf trace: a value, `-1 ENOENT (...)`, `16073 (b)`, or `?`.
+    Raises ValueError."""
     words = text.split()
     if not words:
         return 0
@@ -202,7 +200,7 @@ def result(text: bytes) -> int | None:
 
 
 def signed(value: int) -> int:
-    """A register as a signed 64-bit number."""
+    """Return a register as a signed 64-bit number."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -217,14 +215,14 @@ _ERRORS |= {
 
 
 def nanoseconds(text: bytes) -> int:
-    """A time in milliseconds, with decimals."""
+    """Return a time in milliseconds, with decimals, as nanoseconds."""
     whole, _, fraction = text.partition(b".")
     return int(whole[:12]) * 1_000_000 + int(fraction[:6].ljust(6, b"0") or b"0")
 
 
 class TraceLines:
-    """The events of `perf trace`'s lines. `faults`: of what is in a file, which the text gives by
-    its place there."""
+    """Converts `perf trace` lines to events. `file_faults` counts faults in files, for which the
+    text shows only the position in the file."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -233,8 +231,8 @@ class TraceLines:
         self._begun: dict[int, Event] = {}
 
     def read(self, line: bytes) -> Event | None:
-        """The event that a line completes. Raises ValueError or KeyError where it is not
-        understood."""
+        """Return the event that a line completes. Raises ValueError or KeyError if the line is
+        unrecognized."""
         found = TRACE.match(line)
         if found is None:
             return _no_event(line, self.last)
@@ -274,12 +272,12 @@ class TraceLines:
         return None
 
     def unfinished(self) -> list[Event]:
-        """The calls that never returned."""
+        """Return the calls that never returned."""
         return list(self._begun.values())
 
 
 class ScriptLines:
-    """The events of `perf script`'s lines: a call's beginning and end are two of them."""
+    """Converts `perf script` lines to events: the start and end of a call are two lines."""
 
     def __init__(self) -> None:
         self.last = 0
@@ -289,8 +287,8 @@ class ScriptLines:
         self._programs: dict[int, bytes] = {}
 
     def read(self, line: bytes) -> Event | None:
-        """The event that a line completes. Raises ValueError or KeyError where it is not
-        understood."""
+        """Return the event that a line completes. Raises ValueError or KeyError if the line is
+        unrecognized."""
         found = SCRIPT.match(line)
         if found is None:
             return _no_event(line, self.last)
@@ -321,7 +319,7 @@ class ScriptLines:
         return None
 
     def unfinished(self) -> list[Event]:
-        """The calls that never returned."""
+        """Return the calls that never returned."""
         return list(self._begun.values())
 
     def _enter(self, name: str, now: int, pid: int, tid: int, text: bytes) -> Event | None:
@@ -342,7 +340,7 @@ class ScriptLines:
         value = signed(int(text, 0))
         if begun is None or begun.name != name:
             if name == "execve" and not value:
-                # The program that perf itself started: its beginning was not recorded.
+                # The program that perf itself started: the start of the call was not recorded.
                 return Event(name, -1, now, pid, tid, path=self._programs.pop(tid, comm))
             shared = name in ("clone", "clone3", "fork", "vfork")
             return (
@@ -355,13 +353,13 @@ class ScriptLines:
 
 
 def _done(event: Event, end: int, shown: bytes, comm: bytes | None) -> Event:
-    # A program that was run is known by the command name that it got.
+    # An executed program is known by its new command name.
     path = comm or b"" if event.name == "execve" and not event.path else event.path
     return _possible(event._replace(end=end, result=result(shown), path=path))
 
 
 def _possible(event: Event) -> Event:
-    # The event itself. Raises ValueError for a call that the kernel cannot have answered so.
+    # Return the event itself. Raises ValueError for a result that the kernel cannot have returned.
     if event.name in MEMORY and event.result is not None:
         args = (*event.args, *[0] * (6 - len(event.args)))
         why = impossible_call(event.name, args, event.result)

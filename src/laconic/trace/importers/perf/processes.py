@@ -1,5 +1,4 @@
-"""The processes of a perf log: who shares whose memory, the pages that were touched, and the rows
-of the calls."""
+"""The processes of a perf log: shared address spaces, touched pages, and the rows of the calls."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from laconic.trace.schema import CHOSEN, CODES, UNFINISHED, Row, make_row
 from laconic.trace.writer import TraceWriter
 
 _CLONES = {"clone", "clone3", "fork", "vfork"}
-#: What glibc gives clone3 for a thread.
+#: The flags that glibc passes to clone3 for a thread.
 _THREAD = 0x3D0F00
 _DISCARDS = {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_REMOVE}
 _ANONYMOUS, _SHARED, _FILE = 1, 2, 3
@@ -39,8 +38,8 @@ _MANY = 65536
 
 
 class Space:
-    """One address space: its touched pages (value: how, plus 1), what kinds of mappings are where,
-    its break."""
+    """One address space: its touched pages (value: how, plus 1), the kinds of its mappings, its
+    break."""
 
     __slots__ = ("brk", "kinds", "touched", "users")
 
@@ -51,11 +50,11 @@ class Space:
         self.users = 1
 
     def touch(self, address: int, write: bool | None) -> None:
-        """A page was touched; `write` is None where it is not known whether it was written. O(log
-        n)."""
+        """Record a touched page; `write` is None if it is unknown whether it was written.
+        O(log n)."""
         start = address & PAGE_MASK
         if start + PAGE_SIZE > TASK_SIZE:
-            return  # the vsyscall page, which is the kernel's
+            return  # the vsyscall page, which belongs to the kernel
         kind = self.kinds.get(address) or _FILE
         if kind == _SHARED or (kind == _FILE and not write):
             how = FILE_PAGE
@@ -67,7 +66,7 @@ class Space:
         )
 
     def taken(self, start: int, end: int, *, forget: bool) -> tuple[Touched, ...]:
-        """The touched runs of a range; with `forget` they are so no longer. O(log n + k)."""
+        """Return the touched runs of a range; with `forget`, remove them. O(log n + k)."""
         start, end = start & PAGE_MASK, min(-(-end & PAGE_MASK), TOP)
         if start >= end:
             return ()
@@ -79,7 +78,7 @@ class Space:
         return runs
 
     def fork(self) -> Space:
-        """A child's copy; the files' own pages are not in its page tables. O(n)."""
+        """Return a copy for a child; the files' own pages are not in its page tables. O(n)."""
         child = Space()
         child.kinds, child.brk = self.kinds.copy(), self.brk
         for start, end, how in self.touched:
@@ -89,7 +88,7 @@ class Space:
 
 
 class Process(tasks.Process["Thread"]):
-    """One process, and its address space, which several may share."""
+    """One process, and its address space, which several processes may share."""
 
     __slots__ = ("space",)
 
@@ -98,15 +97,15 @@ class Process(tasks.Process["Thread"]):
         self.space = Space() if space is None else space
 
     def fork(self, pid: int, *, shares_memory: bool) -> Self:
-        """Return the process `pid` that this one makes. O(n) without shared memory."""
+        """Return the process `pid` that this one forks. O(n) without shared memory."""
         if shares_memory:
             self.space.users += 1
             return type(self)(pid, self.space)
         return type(self)(pid, self.space.fork())
 
     def leave(self) -> tuple[Touched, ...]:
-        """The process has ended, or executes a program. Return the touched pages that go with it:
-        those of its space, if no other process uses it. O(n)."""
+        """Handle the end of the process, or its execve. Returns the touched pages that are lost
+        with it: those of its address space, if no other process uses it. O(n)."""
         self.space.users -= 1
         return self.space.taken(0, TOP, forget=True) if self.space.users <= 0 else ()
 
@@ -118,8 +117,8 @@ class Thread(tasks.Thread[Process, Paths]):
 
 
 class Processes:
-    """Writes the rows of a log's events, which must come in order. `births`: thread → the flags it
-    was cloned with."""
+    """Writes the rows of a log's events, which must be in order. `births`: thread → its clone
+    flags."""
 
     def __init__(self, writer: TraceWriter, report: Import, births: dict[int, int]) -> None:
         self._writer, self._report, self._births = writer, report, births
@@ -130,7 +129,7 @@ class Processes:
         self.touched = 0
 
     def take(self, event: Event, now: int) -> None:
-        """One event, at `now` nanoseconds since the log began."""
+        """Handle one event, at `now` nanoseconds since the log began."""
         self.now = now
         name = event.name
         if name == "lost":
@@ -163,7 +162,7 @@ class Processes:
             self._file_call(thread, event)
 
     def finish(self) -> None:
-        """The log ends."""
+        """End the log."""
         if any(len(thread.process.space.touched) for thread in self._threads.values()):
             self._report.doubt("touched pages of processes whose end is not shown")
 
@@ -188,7 +187,7 @@ class Processes:
             self._threads.pop(next(iter(self._threads))).end()
         before = self._threads.get(thread.tid)
         if before is not None:
-            before.end()  # unseen: its id is used again
+            before.end()  # it ended unseen, because its id is reused
         self._threads[thread.tid] = thread
         self._report.threads += 1
 
@@ -210,7 +209,7 @@ class Processes:
             return
         known = self._threads.get(child)
         if known is not None and known.tid != known.pid:
-            return  # its own lines, with its process, came first
+            return  # its own lines, which show its process, came first
         self._report.processes += not flags & CLONE_THREAD
         self._add(thread.clone(child, flags))
 
@@ -221,8 +220,8 @@ class Processes:
             self._row(thread, event, (), data)
             return
         if event.result == 0 and thread.pid != thread.tid and not event.pid:
-            # Only a process of its own keeps its id there: the clone3 that made it was taken for a
-            # thread's.
+            # Only a separate process keeps its id here, so the clone3 that made it was wrongly
+            # treated as a thread's.
             self._writer.rows.append(
                 Row(CODES["process"], self.now, thread.tid, thread.tid, a0=1, result=thread.pid)
             )
@@ -303,7 +302,7 @@ class Processes:
             if path is not None:
                 files[done] = path
         else:
-            # Without its name, what was opened is still one file until it is closed.
+            # The name of the file is unknown, but it is one file until it is closed.
             self._opened += 1
             files[done] = event.path or b"?fd %d of P%d, opened as file %d" % (
                 done,
@@ -315,7 +314,7 @@ class Processes:
 
 
 def _changed(space: Space, name: str, args: tuple[int, ...], result: int) -> tuple[Touched, ...]:
-    # What was touched of the range that a call changes; keeps the space's own record.
+    # Return the touched pages in the range that a call changes, and update the address space.
     if name == "brk":
         return _moved_break(space, result)
     if len(args) < 2:

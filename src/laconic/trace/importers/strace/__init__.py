@@ -1,4 +1,4 @@
-"""The importer of strace's logs: what versions 4 to 7 write with any of their options."""
+"""The importer of strace logs, as versions 4 to 7 write them with any of their options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _CURE = "A log is made with  strace -f -tt -e trace=%memory,%process,%file,%desc
 
 
 def inspect(logs: Sequence[Log]) -> dict[str, Any]:
-    """What the logs' heads tell. Raises LaconicError for one that strace did not write."""
+    """Return a description of the logs from their heads. Raises LaconicError for a log that strace
+    did not write."""
     style, _ = _style(logs)
     return {
         "log": ", ".join(log.name for log in logs[:10])
@@ -32,8 +33,7 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
 def import_log(
     logs: Sequence[Log], writer: TraceWriter, report: Import, progress: Progress | None
 ) -> None:
-    """Appends the rows of all logs: of one log, or of several that follow each other, or of a `-ff`
-    set."""
+    """Append the rows of all logs: of one log, of several consecutive logs, or of a `-ff` set."""
     session = Session(writer, report)
     report_progress = progress and (lambda _: progress(sum(log.consumed for log in logs)))
     keys = keys_of(logs)
@@ -61,7 +61,7 @@ def _style(logs: Sequence[Log]) -> tuple[Style, int]:
 
 
 def _options(style: Style, logs: Sequence[Log]) -> list[str]:
-    # The options of strace that the logs' heads show.
+    # The options of strace that the logs' heads reveal.
     head = b"\n".join(log.head[:HEAD] for log in logs[:10])
     found = {"bracket": ["-f"], "bare": ["-f", "-o"]}.get(style.pid, [])
     if keys_of(logs):

@@ -1,5 +1,5 @@
-"""The arguments of a call as strace prints them: taken apart with care for quotes and brackets, and
-made numbers."""
+"""The arguments of a call as strace prints them: splitting that respects quotes and brackets, and
+conversion to numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from laconic.trace.importers.strace.names import ERRNOS, NUMBERS
 
 _MASK = (1 << 64) - 1
 #: A quoted string, a descriptor's path (`3</a, b>`, `0</dev/pts/1<char 136:1>>`), a comment, a
-#: bracket, or anything.
+#: bracket, or anything else.
 _PIECE = re.compile(
     rb'"(?:[^"\\]|\\.)*+"|(?<=[0-9D])<(?![<.])(?:[^<>\n]|<[^<>\n]*>)*+>|/\*.*?\*/|[(\[{]|[)\]}]|,|=>|[^"<(\[{)\]},/=]+|.',
     re.DOTALL,
@@ -32,8 +32,8 @@ _DEVICE = re.compile(rb"<(?:char|block) \d+:\d+>$")
 
 
 def split(text: bytes) -> tuple[list[bytes], bytes] | None:
-    """`a, {b, c}) = 0` → its arguments and what follows the closing bracket; None where that does
-    not come. O(text)."""
+    """Split `a, {b, c}) = 0` into its arguments and the text after the closing bracket; None if
+    there is none. O(text)."""
     found: list[bytes] = []
     depth, start = 0, 0
     for match in _PIECE.finditer(text):
@@ -54,8 +54,8 @@ def split(text: bytes) -> tuple[list[bytes], bytes] | None:
 
 
 def number(text: bytes) -> int:
-    """A number as strace prints it, in whatever way, as unsigned 64 bits. Raises ValueError for
-    what is none.
+    """Return a number, in any of strace's formats, as unsigned 64 bits. Raises ValueError if the
+    text is not a number.
 
     >>> number(b"PROT_READ|PROT_WRITE"), number(b"0x22 /* MAP_PRIVATE|MAP_ANONYMOUS */")
     (3, 34)
@@ -94,13 +94,14 @@ def _one(part: bytes) -> int:
 
 
 def bare(argument: bytes) -> bytes:
-    """An argument without the name that `-N` puts before it."""
+    """Return an argument without the name that `-N` prepends."""
     match = _NAMED.match(argument)
     return argument[match.end() :] if match else argument
 
 
 def unquote(argument: bytes) -> bytes | None:
-    """The bytes of a quoted string, cut where strace cut it; None where the argument is none."""
+    """Return the bytes of a quoted string, as truncated by strace; None if the argument is not a
+    string."""
     argument = bare(argument)
     end = argument.rfind(b'"')
     if argument[:1] != b'"' or end < 1:
@@ -112,7 +113,7 @@ def unquote(argument: bytes) -> bytes | None:
 
 
 def unescape(text: bytes) -> bytes:
-    """Text with its escapes undone."""
+    """Return text with its escapes resolved."""
     return _ESCAPE.sub(_unescaped, text) if b"\\" in text else text
 
 
@@ -126,7 +127,7 @@ def _unescaped(match: re.Match[bytes]) -> bytes:
 
 
 def strings(argument: bytes) -> list[bytes]:
-    """The strings of an array, as in `["ls", "-l"]`."""
+    """Return the strings of an array, as in `["ls", "-l"]`."""
     argument = bare(argument)
     if not argument.startswith(b"["):
         return []
@@ -136,8 +137,8 @@ def strings(argument: bytes) -> list[bytes]:
 
 
 def annotation(argument: bytes) -> tuple[bytes, bool] | None:
-    """The path that `-y` shows for a descriptor, and whether it was `(deleted)`; None where it
-    shows none."""
+    """Return the path that `-y` shows for a descriptor, and whether it was `(deleted)`; None if
+    there is none."""
     match = _PATH_OF.match(bare(argument))
     if match is None:
         return None
@@ -146,8 +147,8 @@ def annotation(argument: bytes) -> tuple[bytes, bool] | None:
 
 
 def result_of(word: bytes, rest: bytes) -> int:
-    """A result and the text behind it: the value, or a negative errno. Raises ValueError for what
-    is none."""
+    """Return the value, or a negative errno, of a result and the text after it. Raises ValueError
+    if it is not a result."""
     if word == b"-1":
         text = rest.split(None, 1)
         name = text[0] if text else b""

@@ -1,21 +1,21 @@
-"""A log's times: from what its lines show to nanoseconds since the first line."""
+"""A log's times: from the text of its lines to nanoseconds since the first line."""
 
 from __future__ import annotations
 
 _SECOND = 1_000_000_000
 _DAY = 86_400 * _SECOND
-#: No log lasts longer, and nanoseconds fit into 64 bits.
+#: A limit that no log reaches; nanoseconds below it fit into 64 bits.
 _LONGEST = 4 * 10**18
 
 
 class Clock:
-    """Times of `-t`, `-tt`, `-ttt` (time of day, which begins again at midnight, or seconds since
-    1970) and of `-r`.
+    """Converts times of `-t`, `-tt`, `-ttt` (time of day, which restarts at midnight, or seconds
+    since 1970) and of `-r`.
 
-    `in_order`: the lines come in the order of their times. Then a time that is earlier than the one
-    before it means that the clock was set back (NTP, the end of daylight saving time): later times
-    continue from there, and `set_back` counts it. The logs of a `-ff` set are read in turn, so
-    their times do not show it.
+    `in_order`: the lines are in the order of their times. A time earlier than the previous one then
+    means that the clock was set back (NTP, the end of daylight saving time): later times continue
+    from there, and `set_back` counts it. The logs of a `-ff` set are interleaved, so their times do
+    not show it.
     """
 
     def __init__(self) -> None:
@@ -28,8 +28,8 @@ class Clock:
         self._elapsed = 0
 
     def second(self, text: bytes) -> int:
-        """The nanoseconds from the log's first second to this one. Raises ValueError for what is no
-        time."""
+        """Return the nanoseconds from the log's first second to this one. Raises ValueError if the
+        text is not a time."""
         if text[2:3] == b":":
             now = (
                 int(text[:2]) * 3600 + int(text[3:5]) * 60 + int(text[6:8])
@@ -38,7 +38,7 @@ class Clock:
                 self._days += _DAY
                 now += _DAY
             elif now > self._last + _DAY // 2 and self._days and now - _DAY >= 0:
-                now -= _DAY  # a line of the day before, from another thread
+                now -= _DAY  # a line from the previous day, from another thread
             else:
                 self._follow(now)
         else:
@@ -57,7 +57,8 @@ class Clock:
         self._last = now
 
     def elapsed(self, seconds: bytes, fraction: bytes) -> int:
-        """Adds a relative time; the nanoseconds since the first line, whose own is none."""
+        """Add a relative time; return the nanoseconds since the first line. The first line's own
+        time is ignored."""
         step = int(seconds) * _SECOND + nanoseconds(fraction)
         if self._first is None:
             self._first = 0
@@ -67,5 +68,5 @@ class Clock:
 
 
 def nanoseconds(fraction: bytes) -> int:
-    """The digits behind a decimal point, of seconds."""
+    """Return the nanoseconds for the digits after the decimal point of a number of seconds."""
     return int(fraction.ljust(9, b"0")[:9]) if fraction else 0

@@ -1,4 +1,4 @@
-"""What the descriptors of a process refer to, as far as a log shows who opened, copied and closed
+"""The files of a process's descriptors, as far as a log shows which calls opened, copied and closed
 them."""
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ class Descriptor(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Files:
-    """A table of descriptors, and the working directory where it is known."""
+    """A table of descriptors, and the working directory if it is known."""
 
     table: dict[int, Descriptor] = field(default_factory=dict)
     cwd: bytes = b""
 
     def copy(self) -> Files:
-        """As fork copies it. O(descriptors)."""
+        """Return the table of a forked process. O(descriptors)."""
         return Files(dict(self.table), self.cwd)
 
     def execute(self) -> Files:
-        """As a successful execve leaves it. O(descriptors)."""
+        """Return the table after a successful execve. O(descriptors)."""
         return Files({fd: each for fd, each in self.table.items() if not each.cloexec}, self.cwd)
 
     def resolve(self, directory: bytes, path: bytes) -> bytes:
-        """A path as `/proc/PID/maps` would have it, symbolic links not followed: `directory` is b""
-        for the cwd."""
+        """Return a path as in `/proc/PID/maps`, but without resolving symbolic links. `directory`
+        is b"" for the working directory."""
         if not path.startswith(b"/"):
             path = os.path.join(
                 directory or self.cwd, path
-            )  # where that is not known: as the program named it
+            )  # if that is unknown: as the program passed it
         return os.path.normpath(path) if b"//" in path or b"/." in path else path
 
     def open(self, fd: int, path: bytes, flags: int) -> None:
-        """Descriptor `fd` is open now, with the flags of open(2)."""
+        """Open the descriptor `fd`, with the flags of open(2)."""
         if len(self.table) < MOST:
             self.table[fd] = Descriptor(path, mode_of(path, access(flags)), bool(flags & O_CLOEXEC))
 
     def dup(self, old: int, new: int, cloexec: bool) -> None:
-        """Descriptor `new` is a copy of `old`."""
+        """Make the descriptor `new` a copy of `old`."""
         known = self.table.get(old)
         if known is None:
             self.table.pop(new, None)
@@ -57,20 +57,20 @@ class Files:
             self.table[new] = known._replace(cloexec=cloexec)
 
 
-#: Descriptors that are kept of a process: more than the kernel's usual highest limit, and memory
-#: stays bounded.
+#: The maximum number of descriptors kept per process: more than the kernel's usual maximum, so that
+#: memory stays bounded.
 MOST = 1 << 20
 
 
 def access(flags: int) -> int:
-    """READABLE and WRITABLE of the flags of open(2)."""
+    """Return READABLE and WRITABLE for the flags of open(2)."""
     if flags & O_PATH:
         return 0
     return (READABLE, WRITABLE, READABLE | WRITABLE, 0)[flags & O_ACCMODE]
 
 
 def mode_of(path: bytes, bits: int) -> int:
-    """The `FileMode` bits of a path that was opened with the access `bits`."""
+    """Return the `FileMode` bits of a path that was opened with the access `bits`."""
     if (path.startswith(b"/") and not path.startswith(_STRANGE)) or path.startswith(b"/dev/shm/"):
         bits |= PLAIN | PLACES
     return bits | UNKNOWN_IDENTITY

@@ -1,4 +1,4 @@
-"""The shapes of an strace log's lines."""
+"""The formats of the lines of an strace log."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _COMM = rb"(?:<[^>\n]*>)?"
 _NUMBER = rb"\[ *[\d?]+\] "
 _POINTER = rb"\[[0-9a-f?]{8,16}\] "
 
-#: What may stand before a call: pid in brackets, bare pid, clock (seconds, fraction), relative time
-#: (seconds, fraction); then, not taken out, the call's number and the instruction pointer.
+#: The prefix of a call: pid in brackets, bare pid, clock (seconds, fraction), relative time
+#: (seconds, fraction); then, without groups, the call's number and the instruction pointer.
 PREFIX = re.compile(
     rb"(?:\[pid +(\d{1,9})" + _COMM + rb"\] |(\d{1,8})" + _COMM + rb" +(?![.:]))?"
     rb"(?:(\d\d:\d\d:\d\d|\d{9,12})(?:\.(\d{1,9}))? (?:\(\+ +[\d.]+\) )?| *(\d{1,9})\.(\d{1,9}) )?"
@@ -30,10 +30,10 @@ MODE = re.compile(rb"(?:strace: )?\[ Process PID=(\d{1,9}) runs in (64 bit|32 bi
 ATTACHED = re.compile(
     rb"(?:strace: )?Process (\d{1,9}) attached(?: with (\d{1,6}) threads)?(?: \(.*\))?$"
 )
-#: A call's beginning into which strace wrote that it follows a new process; ` <unfinished ...>` is
-#: the next line.
+#: The start of a call that strace interrupted to report that it attached to a new process; `
+#: <unfinished ...>` is the next line.
 BROKEN = re.compile(rb"(.*\w\(.*?)(?:strace: )?Process \d{1,9} attached$", re.DOTALL)
-#: What strace says besides, and the table of -c and -C.
+#: Other messages of strace, and the table of -c and -C.
 OTHER = re.compile(
     rb"(?:strace: |Process \d+ (?:suspended|resumed|detached)|PANIC: |% time |[ -]*------"
     rb"|[ \d.]+ total$|\s*\d+\.\d+ +\d+\.\d+ +\d+ |System call usage"
@@ -43,12 +43,12 @@ FRAME = re.compile(rb" > |\s+> |stacktrace:|backtrace:")
 
 
 class Style(NamedTuple):
-    """What stands before a log's calls: `pid` bracket, bare or none; `time` clock, relative or
+    """The prefix of a log's calls. `pid` is bracket, bare or none; `time` is clock, relative or
     none.
 
-    `plain`: words between white space, each of which is a pid or a time, and nothing else. `whole`
-    is the length of a time's seconds, `fraction` that of what comes behind the point. `stacks`:
-    frames follow the calls.
+    `plain`: the prefix consists only of words between white space, each of which is a pid or a
+    time. `whole` is the length of a time's seconds, `fraction` that of the digits after the point.
+    `stacks`: frames follow the calls.
     """
 
     pid: str = "none"
@@ -60,7 +60,7 @@ class Style(NamedTuple):
 
     @property
     def clock(self) -> str:
-        """What the times tell: none, seconds, milliseconds, microseconds, nanoseconds."""
+        """The resolution of the times: none, seconds, milliseconds, microseconds, nanoseconds."""
         if self.time == "none":
             return "none"
         return {0: "seconds", 3: "milliseconds", 9: "nanoseconds"}.get(
@@ -69,12 +69,13 @@ class Style(NamedTuple):
 
     @property
     def words(self) -> int:
-        """Words before the call, where the style is plain."""
+        """The number of words before the call, if the style is plain."""
         return (self.pid == "bare") + (self.time != "none")
 
 
 def style_of(head: bytes) -> tuple[Style, int]:
-    """The style of most of the head's lines that are strace's, and how many lines are. O(head)."""
+    """Return the most frequent style of strace's lines in the head, and the number of such lines.
+    O(head)."""
     found: Counter[Style] = Counter()
     for line in head.replace(b"\r\n", b"\n").split(b"\n")[:2000]:
         match = PREFIX.match(line)
@@ -107,8 +108,8 @@ def _point(whole: bytes | None, fraction: bytes | None) -> bytes | None:
 
 
 def is_event(rest: bytes) -> bool:
-    """True for what follows the prefix of a line that strace wrote for a call, a signal or an
-    exit."""
+    """Return whether this is the part after the prefix of a line that strace wrote for a call, a
+    signal or an exit."""
     return bool(
         CALL.match(rest)
         or UNFINISHED.match(rest)

@@ -1,4 +1,4 @@
-"""The memory calls of a log: from the printed arguments to rows."""
+"""The memory calls of a log: from printed arguments to rows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _GREATER = ord(">")
 
 
 class Numbers(dict[bytes, int]):
-    """Printed flags → their number, each worked out once."""
+    """Printed flags → their number; each text is parsed once."""
 
     def __missing__(self, text: bytes) -> int:
         value = number(text)
@@ -60,8 +60,8 @@ class Memory:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.numbers = Numbers()
-        #: The calls that are taken apart quickly where they look as most do; what does not raises
-        #: ValueError.
+        #: The calls with a fast parser for their usual format, which raises ValueError for any
+        #: other.
         self.quick: dict[bytes, Callable[[Thread, int, bytes], None]] = {
             b"mmap": self._mmap,
             b"munmap": self._munmap,
@@ -73,7 +73,8 @@ class Memory:
     def call(
         self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
-        """The row of any memory call. Raises ValueError where its arguments are not understood."""
+        """Append the row of any memory call. Raises ValueError if its arguments are
+        unrecognized."""
         if name in SUBCALLS and not _is_memory(name, args):
             return
         if thread.process.narrow:
@@ -91,7 +92,7 @@ class Memory:
             if not values[3] & _NOWHERE:
                 state |= CHOSEN
             if values[4] == 0xFFFFFFFF:
-                values[4] = _MASK  # -1, where strace shows the register's half
+                values[4] = _MASK  # -1; strace shows only half of the register
         elif name == "mremap":
             if not values[3] & MREMAP_FIXED:
                 state |= CHOSEN
@@ -105,7 +106,7 @@ class Memory:
     def _answers(
         self, name: str, where: tuple[int, int, int], args: list[bytes], values: list[int]
     ) -> None:
-        # What the call read from or wrote to the program's memory, as the log shows it.
+        # The memory that the call read or wrote, as the log shows it.
         rows = self.session.order.rows
         if name == "prctl" and values[0] == PR_SET_VMA and len(args) > 4:
             text = unquote(args[4])
@@ -120,7 +121,7 @@ class Memory:
                 length = (max(min(values[4], 4096) - 1, 0) + 63) // 64 * 8
                 rows.append(Row(_ANSWER, *where, a0=READ, a1=values[3], a2=length, data=mask))
 
-    # The frequent calls, where they succeeded; all else raises ValueError.
+    # The frequent calls, if they succeeded; anything else raises ValueError.
 
     def _mmap(self, thread: Thread, time: int, text: bytes) -> None:
         address, length, prot, flags, fd, tail = text.split(b", ")
@@ -204,7 +205,8 @@ class Memory:
 
 
 def _address(end: bytes) -> int:
-    # `   = 0x7f0000000000 <0.000012>`: the address. Raises ValueError for a result that is none.
+    # `   = 0x7f0000000000 <0.000012>`: return the address. Raises ValueError if the result is not
+    # an address.
     words = end.split()
     if len(words) < 2 or words[0] != b"=" or words[1][:2] != b"0x" or len(words[1]) > 18:
         raise ValueError
@@ -224,8 +226,8 @@ def _is_memory(name: str, args: list[bytes]) -> bool:
 
 
 def _values(name: str, args: list[bytes]) -> list[int]:
-    # Six numbers; what a pointer points to is printed in its place, and the pointer is then not
-    # known.
+    # Return six numbers. If the log shows the target of a pointer in its place, the pointer is
+    # unknown.
     values = [0] * 6
     for place, argument in enumerate(args[: min(ARITY[name], 6)]):
         try:
@@ -242,7 +244,7 @@ def _values(name: str, args: list[bytes]) -> list[int]:
 
 
 def _words(argument: bytes) -> bytes:
-    # `[0x1, 0x2]` as the program's memory holds it.
+    # Return `[0x1, 0x2]` as the program's memory contains it.
     text = bare(argument)
     if not text.startswith(b"[") or not text.endswith(b"]"):
         return b""
@@ -255,7 +257,7 @@ def _words(argument: bytes) -> bytes:
         return b""
 
 
-#: Arguments without which a call cannot be followed.
+#: The minimum number of arguments without which a call cannot be followed.
 _LEAST = {
     "mmap": 6,
     "mprotect": 3,

@@ -1,5 +1,4 @@
-"""The names that strace prints for numbers, those that memory and process calls are made of
-(x86-64)."""
+"""The names that strace prints for numbers in memory and process calls (x86-64)."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from typing import Final
 from laconic.linux.clone import CLONE_FLAGS, CSIGNAL
 from laconic.memory import flags
 
-#: Errors that no C library names, and that strace does: include/linux/errno.h. The kernel restarts
-#: such calls.
+#: Errors named by strace but by no C library: include/linux/errno.h. The kernel restarts such
+#: calls.
 RESTARTS: Final = frozenset(
     {b"ERESTARTSYS", b"ERESTARTNOINTR", b"ERESTARTNOHAND", b"ERESTART_RESTARTBLOCK"}
 )
@@ -23,14 +22,14 @@ ERRNOS: Final[dict[bytes, int]] = {
 SIGNALS: Final[dict[bytes, int]] = {each.name.encode(): int(each) for each in signal.Signals}
 SIGNALS.update({b"SIGIOT": 6, b"SIGPOLL": 29, b"SIGUNUSED": 31, b"SIGRTMIN": 34, b"SIGRT_0": 32})
 
-#: Calls that are memory calls for some first arguments only, as `laconic.tracer.syscalls` has them.
+#: Calls that are memory calls only for certain first arguments, as in `laconic.tracer.syscalls`.
 SUBCALLS: Final = {"prctl": (22, 35, 65, 67, 0x53564D41), "arch_prctl": (0x5001, 0x5004)}
 
 O_ACCMODE: Final = 3
 O_PATH: Final = 0o10000000
 O_CLOEXEC: Final = 0o2000000
 
-#: Every name, of whatever kind: no two of them are alike.
+#: All names of all kinds; no two kinds share a name.
 NUMBERS: Final[dict[bytes, int]] = {
     name.encode(): value
     for name, value in vars(flags).items()

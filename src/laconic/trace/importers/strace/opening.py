@@ -1,4 +1,4 @@
-"""The calls of a log that open, copy and close descriptors, and those that change the working
+"""The calls in a log that open, copy and close descriptors, and those that change the working
 directory."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ABSENT = b") = -1 ENOENT (No such file or directory)"
 _HUGETLB = 4
 _F_DUPFD, _F_SETFD, _F_DUPFD_CLOEXEC = 0, 2, 1030
 _CLOSE_RANGE_UNSHARE, _CLOSE_RANGE_CLOEXEC = 2, 4
-#: Calls whose result is a new descriptor that no path stands for, by what it is.
+#: Calls whose result is a new descriptor without a path → the kind of descriptor.
 _NAMELESS = {
     "socket": b"socket:[]",
     "accept": b"socket:[]",
@@ -53,7 +53,7 @@ _NAMELESS = {
 
 
 class Opening:
-    """Keeps the tables of descriptors."""
+    """Maintains the tables of descriptors."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -84,7 +84,7 @@ class Opening:
         }
 
     def call(self, name: str, thread: Thread, args: list[bytes], result: int, rest: bytes) -> None:
-        """Does what a call that succeeded did."""
+        """Apply the effect of a call that succeeded."""
         if result < 0:
             return
         if name == "unshare":
@@ -96,7 +96,7 @@ class Opening:
         if args and args[0].startswith(b"AT_FDCWD<"):
             self._learn_cwd(files, args[0])
         if name not in _MAKES_NONE and rest.startswith(b"<"):
-            # The path that -y shows behind the result, as the kernel itself names it.
+            # The path that -y shows after the result is the kernel's own name.
             shown = annotation(str(result).encode() + rest)
             known = files.table.get(result)
             if shown is not None and known is not None and shown[0].startswith(b"/"):

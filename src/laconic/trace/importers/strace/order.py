@@ -1,11 +1,10 @@
-"""The order of rows where the calls of several threads overlap.
+"""The order of rows if the calls of several threads overlap.
 
-A log shows when a call began (`<unfinished ...>`) and when it had ended (`<... resumed>`); the
-kernel did its work at some moment between. A call that takes mappings away is placed at its
-beginning and one that makes them at its end: no thread can learn of an address before the call that
-made it has ended, and an address may be given out again before the munmap that freed it has ended.
-So, while a call that is to be placed at its beginning is under way, what comes after it is held
-back.
+A log shows when a call started (`<unfinished ...>`) and when it had ended (`<... resumed>`); the
+kernel did its work at some moment in between. A call that removes mappings is placed at its start,
+and one that creates them at its end: no thread can know an address before the call that created it
+has ended, and an address may be reused before the munmap that freed it has ended. Therefore, while
+a call to be placed at its start is in progress, the rows after it are held back.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from laconic.trace.schema import Row
 if TYPE_CHECKING:
     from laconic.trace.importers.strace.processes import Thread
 
-#: Rows that are held back at most: a call that does not return within them is placed as one whose
-#: end is not known.
+#: The maximum number of rows held back. A call that does not return within them is treated as one
+#: whose end is unknown.
 LIMIT = 10_000
 
 
 class Slot(list[Any]):
-    """The place that is kept for the rows of a call under way, which `thread` makes. `open` until
-    they are known or given up."""
+    """The position reserved for the rows of a call in progress of `thread`. `open` until the rows
+    are known or given up."""
 
     __slots__ = ("open", "thread")
 
@@ -35,7 +34,7 @@ class Slot(list[Any]):
 
 
 class Order:
-    """Rows on their way to the writer. `rows` is where the next one is to be appended."""
+    """Rows on their way to the writer. The next row must be appended to `rows`."""
 
     def __init__(self, out: list[Row]) -> None:
         self._out = out
@@ -44,8 +43,8 @@ class Order:
         self.rows: list[Any] = out
 
     def reserve(self, thread: Thread) -> Slot:
-        """A place for the rows of a thread's call, which come later; until then the others are held
-        back."""
+        """Reserve a position for the later rows of a thread's call; until then, the other rows are
+        held back."""
         slot = Slot(thread)
         self._held.append(slot)
         self._open += 1
@@ -53,7 +52,7 @@ class Order:
         return slot
 
     def close(self, slot: Slot) -> None:
-        """The slot's rows, if there are any, are in it. O(1), amortised."""
+        """Close a slot, which contains its rows, if there are any. O(1), amortised."""
         if slot.open:
             slot.open = False
             self._open -= 1
@@ -61,7 +60,7 @@ class Order:
                 self._release()
 
     def since(self, slot: Slot) -> list[tuple[int, Row]]:
-        """The rows that are held behind a slot, each with its place. O(held)."""
+        """Return the rows that are held after a slot, each with its position. O(held)."""
         return [
             (place, row)
             for place in range(self._place(slot) + 1, len(self._held))
@@ -71,11 +70,11 @@ class Order:
         ]
 
     def move(self, place: int, before: int) -> None:
-        """Moves what is held at one place forward, to directly before another. O(held)."""
+        """Move the item at one position forward, to directly before another. O(held)."""
         self._held.insert(before, self._held.pop(place))
 
     def move_slot(self, slot: Slot, before: int | None) -> None:
-        """Moves a slot back, to directly before a place, or to the end. O(held)."""
+        """Move a slot back, to directly before a position, or to the end. O(held)."""
         place = self._place(slot)
         end = len(self._held) if before is None else before
         self._held.insert(end, slot)
@@ -86,15 +85,15 @@ class Order:
 
     @property
     def full(self) -> bool:
-        """True where more is held back than may be."""
+        """True if more rows are held back than permitted."""
         return len(self._held) > LIMIT
 
     def first(self) -> Slot | None:
-        """The first slot that is open."""
+        """Return the first open slot."""
         return next((each for each in self._held if type(each) is Slot and each.open), None)
 
     def _release(self) -> None:
-        # Everything before the first open slot is in its place.
+        # Everything before the first open slot is in its final position.
         done = 0
         for each in self._held:
             if type(each) is Slot:

@@ -11,8 +11,8 @@ from laconic.trace.importers.strace.order import Slot
 
 
 class Process(tasks.Process["Thread"]):
-    """One process. `narrow` where it runs 32-bit code, `brk` its last known break, `path` its
-    program. `disordered`: the trace says that the order of its threads' calls is not known."""
+    """One process. `narrow`: it runs 32-bit code. `brk` is its last known break, `path` its
+    program. `disordered`: the trace reports that the order of its threads' calls is unknown."""
 
     __slots__ = ("brk", "disordered", "narrow", "path")
 
@@ -24,7 +24,7 @@ class Process(tasks.Process["Thread"]):
         self.disordered = False
 
     def fork(self, pid: int, *, shares_memory: bool) -> Self:
-        """Return the process `pid` that this one makes."""
+        """Return the process `pid` that this one forks."""
         made = super().fork(pid, shares_memory=shares_memory)
         made.narrow, made.brk = self.narrow, self.brk
         return made
@@ -32,21 +32,21 @@ class Process(tasks.Process["Thread"]):
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """A call that has begun: its name, the text of its arguments, when, and the place that is kept
-    for its rows."""
+    """A call in progress: its name, the text of its arguments, its start time, and the slot
+    reserved for its rows."""
 
     name: bytes
     text: bytes
     time: int
     slot: Slot | None = None
-    #: The child that is known to be this call's, before the call itself has returned.
+    #: The child that is known to belong to this call, before the call itself has returned.
     born: int = 0
-    #: Its work was entered at its beginning.
+    #: True if its effect was recorded when it started.
     done: bool = False
 
 
 class Thread(tasks.Thread[Process, Files]):
-    """One thread. The log's lines begin with `key`; `pending` is the call that it is in."""
+    """One thread. `key` is the start of its lines in the log; `pending` is its call in progress."""
 
     __slots__ = ("key", "pending")
 

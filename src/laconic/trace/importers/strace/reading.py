@@ -1,4 +1,4 @@
-"""Reading one log: the frequent lines by one pattern a block, the odd ones one by one."""
+"""Reading one log: frequent lines are parsed in a fast loop, and unusual ones one by one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from laconic.trace.importers.text import Log, Progress
 from laconic.trace.schema import CODES, MEMORY_EVENTS, PROCESS_EVENTS, UNFINISHED, Row
 
 _NAMES = b"|".join(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))
-#: Lines that hold one of these may have been a call that matters.
+#: Lines that contain one of these may have been a relevant call.
 _MATTERS = re.compile(
     rb"\b(?:"
     + _NAMES
     + rb")(?:\(| resumed)|(?:^|[ \]])(?:"
-    # ... or end within the name of one
+    # ... or that end within the name of one
     + b"|".join(
         sorted(
             {
@@ -34,17 +34,16 @@ _MATTERS = re.compile(
     )
     + rb")$"
 )
-#: A call that matters, anywhere in a line: behind what the program itself printed.
+#: A relevant call, anywhere in a line: after the program's own output.
 _GLUED = re.compile(rb"(?:\[pid +\d+\] )?(?:\d\d:\d\d:\d\d(?:\.\d+)? )?(?:" + _NAMES + rb")\(")
-#: The most lines of a call that was broken at a terminal's width.
+#: The maximum number of lines of a call that was wrapped at a terminal's width.
 _PIECES = 8
-#: What taking apart a line that is not as it seemed comes to.
+#: The errors of parsing a line with an unexpected format.
 ERRORS = (ValueError, IndexError, KeyError)
 
 
 class Reading:
-    """Reads one log into a session. `key` is the thread whose log it is, where its lines name
-    none."""
+    """Reads one log into a session. `key` is the log's thread, if its lines do not name one."""
 
     def __init__(self, session: Session, log: Log, style: Style, key: bytes = b"") -> None:
         self.session = session
@@ -56,13 +55,13 @@ class Reading:
         self._from = 0
         self._ahead = b""
         self._second, self._base = b"", 0
-        #: The time of the last line that had one, which lines without a time share.
+        #: The time of the last line that had one; lines without a time share it.
         self._now = 0
-        #: Child -> parent, of the clones that return in these lines and this block.
+        #: Child → parent, of the clones that return in the current lines and the next block.
         self._returns: dict[bytes, bytes] = {}
         self._returns_of: tuple[list[bytes], bytes] = [], b""
-        #: A call's line that has no end yet, with what followed it; the frames of a stack, and
-        #: where its call's row is.
+        #: A call's line that is still incomplete, with the lines after it; the frames of a stack,
+        #: and the position of its call's row.
         self._pieces: list[bytes] = []
         self._frames: list[bytes] = []
         self._mark = self._of = 0
@@ -70,14 +69,14 @@ class Reading:
         self._stacks = self._awaits = style.stacks
 
     def run(self, progress: Progress | None) -> None:
-        """Reads all of it. O(bytes); memory does not grow with the log's length."""
+        """Read the whole log. O(bytes); memory is bounded."""
         for block in self.blocks(progress):
             self.take(block)
             self.session.settle()
         self.close()
 
     def blocks(self, progress: Progress | None) -> Iterator[bytes]:
-        """The log's blocks, while the next one is known as well."""
+        """Yield the log's blocks, reading one block ahead."""
         width = width_of(self.log.head)
         stream = joined(self.log.blocks(progress), width) if width else self.log.blocks(progress)
         self._ahead = next(stream, b"")
@@ -87,18 +86,18 @@ class Reading:
             self.settle_lines()
 
     def settle_lines(self) -> None:
-        """The lines of a block have been read."""
+        """Count the lines of a block, which have been read."""
         self.number += len(self._lines)
         self.session.report.lines += len(self._lines)
         self._lines, self._from = [], 0
 
     def take(self, block: bytes) -> None:
-        """Reads the lines of a block."""
+        """Read the lines of a block."""
         found = block[:-1].split(b"\n")
         self.take_lines(found, 0, len(found))
 
     def take_lines(self, block: list[bytes], start: int, end: int) -> None:
-        """Reads the lines of a block from `start` to `end`."""
+        """Read the lines of a block from `start` to `end`."""
         self._lines = block
         self._awaits = self._stacks
         some = block if end - start == len(block) else block[start:end]
@@ -112,7 +111,7 @@ class Reading:
                 self.puzzle(line, bool(_MATTERS.search(line)), self._now)
 
     def _take_plain(self, block: list[bytes]) -> None:
-        # The loop that most lines of most logs go through: every step of it counts.
+        # Most lines of most logs go through this loop, so every step in it counts.
         style, session, key = self.style, self.session, self.key
         handlers, threads, words = session.handlers, session.threads, style.words
         bare, whole, fine, timed = (
@@ -166,7 +165,7 @@ class Reading:
         self._now = time
 
     def _carefully(self, line: bytes, resumed: bool) -> None:
-        # Not as most such lines are. The end of a call is not read twice.
+        # Read a line that the fast loop could not. The end of a call is not read twice.
         try:
             if resumed:
                 raise ValueError
@@ -174,14 +173,14 @@ class Reading:
         except ERRORS:
             self.puzzle(line, bool(_MATTERS.search(line)), self._now)
 
-    # Odd lines
+    # Unusual lines
 
     def odd(self, line: bytes) -> None:
-        """Any line, read with care. Raises ValueError, KeyError, IndexError where it is not what it
-        seems to be."""
+        """Parse any line. Raises ValueError, KeyError or IndexError if it does not have the format
+        that it seems to have."""
         if lines.FRAME.match(line) and not self._pieces:
-            # Where the head of the log had none, the first block's calls are read in a way that
-            # does not await them.
+            # If the head of the log contained no frames, the calls of the first block were read by
+            # the fast loop, which does not wait for frames.
             if self._awaits and len(self._frames) < 256:
                 self._frames.append(line.strip()[:1000].removeprefix(b"> "))
                 self._waiting = True
@@ -190,7 +189,7 @@ class Reading:
         if self._frames:
             self._settle_frames()
         match = lines.PREFIX.match(line)
-        assert match is not None  # it matches nothing at all, too
+        assert match is not None  # it matches the empty string, too
         rest = line[match.end() :]
         if self._pieces:
             if (match.end() and lines.is_event(rest)) or lines.CALL.match(rest):
@@ -261,7 +260,7 @@ class Reading:
             other = session.threads.get(match[1])
             leader = session.threads.get(key)
             if other is not None and leader is not None:
-                # The thread that executes takes the leader's place, and its number.
+                # The executing thread takes the leader's place, and its number.
                 session.abandon(leader, UNFINISHED)
                 session.threads.pop(match[1], None)
                 other.replace_leader(leader)
@@ -298,10 +297,10 @@ class Reading:
                 return
         self.puzzle(line, bool(_MATTERS.search(line)), time)
 
-    # Calls in pieces: broken at a terminal's width, or with the program's own output between
+    # Calls in pieces: wrapped at a terminal's width, or interrupted by the program's output
 
     def _joined(self, line: bytes) -> bool:
-        # True where the line belongs to the pieces before it.
+        # True if the line belongs to the pieces before it.
         self._pieces.append(line)
         for glue in (b"", b" "):
             whole = glue.join(self._pieces)
@@ -331,7 +330,7 @@ class Reading:
             self._give_up_pieces()
 
     def _settle_frames(self) -> None:
-        # The stack goes before the call's row, which is written already: after `_mark`.
+        # The stack precedes the call's row, which was written after `_mark`.
         frames, self._frames = self._frames, []
         self._waiting = bool(self._pieces)
         rows = self.session.order.rows
@@ -364,7 +363,7 @@ class Reading:
         return thread
 
     def meet(self, key: bytes, time: int) -> Thread:
-        """A thread whose first line this is."""
+        """Return the thread whose first line this is."""
         session = self.session
         if key and not (key.isdigit() and len(key) < 10):
             raise ValueError(key)
@@ -377,18 +376,18 @@ class Reading:
         return session.stranger(key, time)
 
     def _look_ahead(self, key: bytes, parents: list[Thread]) -> Thread:
-        # Which of the clones under way has this child: the one that returns its number.
+        # Return the thread whose clone in progress has this child: the one that returns its number.
         if self._returns_of[0] is not self._lines or self._returns_of[1] is not self._ahead:
             self._returns_of = self._lines, self._ahead
             self._returns = _returns(self._ahead) | _returns(b"\n".join(self._lines))
         parent = self._returns.get(key)
         return next((thread for thread in parents if thread.key == parent), parents[0])
 
-    # What was not understood
+    # Unrecognized lines
 
     def puzzle(self, line: bytes, matters: bool, time: int) -> None:
-        """Counts a line that was not understood; where it may have been a call that matters, the
-        trace says so."""
+        """Count an unrecognized line; if it may have been a relevant call, report that in the
+        trace."""
         report = self.session.report
         number = 0
         if len(report.puzzles) < SHOWN:
@@ -396,20 +395,20 @@ class Reading:
                 self._from = self._lines.index(line, self._from)
                 number = self._from
             except ValueError:
-                number = 0  # its beginning is in the block before
+                number = 0  # it starts in the previous block
         report.puzzle(self.log, self.number + number + 1, line)
         if matters:
             what = "lines that were not understood, and may have been memory or process calls"
             self.session.lost(1, what, (time, 0, 0))
 
     def close(self) -> None:
-        """The log has ended."""
+        """Finish the log."""
         self._settle_odd()
         self.settle_lines()
 
 
 def _returns(text: bytes) -> dict[bytes, bytes]:
-    # Child -> parent, of the clones of other lines that return. O(bytes).
+    # Child → parent, of the clones that return on separate lines. O(bytes).
     found: dict[bytes, bytes] = {}
     for match in _RETURN.finditer(text):
         prefix = lines.PREFIX.match(match[1])

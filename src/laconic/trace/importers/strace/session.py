@@ -1,4 +1,4 @@
-"""One import of strace logs: lines in, rows out."""
+"""One import of strace logs: from lines to rows."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from laconic.trace.schema import (
 )
 from laconic.trace.writer import TraceWriter
 
-#: Writes the rows of one call: thread, time, and the text behind the opening bracket.
+#: Writes the rows of one call, from its thread, its time, and the text after the opening bracket.
 Handler = Callable[[Thread, int, bytes], None]
 
-#: Names that stand for a descriptor that is not known: so many that no two mappings that live
-#: together share one.
+#: The maximum number of names for unknown descriptors: so many that no two simultaneous mappings
+#: share one.
 _STRANGERS = 65536
 _NAME = re.compile(rb"[a-z_][a-z0-9_]{0,40}")
 _SUBCALLS = frozenset(name.encode() for name in SUBCALLS)
@@ -48,12 +48,12 @@ _FAMILY = frozenset(name.encode() for name in FAMILY)
 
 
 def ODD(thread: Thread, time: int, text: bytes) -> None:  # noqa: N802
-    """Stands for a name that is not a call's."""
+    """Marks a name that is not a call's."""
 
 
 class Handlers(dict[bytes, Handler | None]):
-    """Name → what writes the rows of such a call: None for a call that no one needs, ODD for what
-    is none."""
+    """Name → the handler that writes the rows of such a call: None for an irrelevant call, ODD for
+    a name that is not a call's."""
 
     def __missing__(self, name: bytes) -> Handler | None:
         if _NAME.fullmatch(name) is None:
@@ -64,7 +64,7 @@ class Handlers(dict[bytes, Handler | None]):
 
 
 class Session:
-    """What is known while logs are read, and the ways to write it."""
+    """The state of reading logs, and the methods that write it."""
 
     def __init__(self, writer: TraceWriter, report: Import) -> None:
         self.writer = writer
@@ -75,10 +75,11 @@ class Session:
         self._clones: dict[Thread, None] = {}
         self.clock = Clock()
         self.narrow_calls = 0
-        #: Why the order between threads is not known, where it is not.
+        #: Why the order between threads is unknown, if it is.
         self.disorder = ""
         self._strange: Row | None = None
-        #: Processes that strace attached to, and how many of their threads have not been seen yet.
+        #: Processes that strace attached to, and the number of their threads that have not been
+        #: seen yet.
         self.attached: dict[bytes, int] = {}
         self.memory = Memory(self)
         self.opening = Opening(self)
@@ -102,7 +103,8 @@ class Session:
     # One call
 
     def whole(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
-        """A call, `text` being all that stands behind its opening bracket. Raises ValueError."""
+        """Write the rows of a call, whose text after the opening bracket is `text`. Raises
+        ValueError."""
         parts = split(text)
         match = lines.RESULT.match(parts[1]) if parts else None
         if parts is None or match is None:
@@ -128,7 +130,7 @@ class Session:
         state: int,
         rest: bytes,
     ) -> None:
-        """The rows of a call whose parts are known. Raises ValueError."""
+        """Write the rows of a parsed call. Raises ValueError."""
         call = name.decode()
         code = CODES.get(call, 255)
         if code < MEMORY_CODES:
@@ -140,17 +142,17 @@ class Session:
         elif not state:
             self.opening.call(call, thread, args, result, rest)
 
-    # A call whose beginning and end stand apart
+    # A call whose start and end are on separate lines
 
     def begin(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
-        """A call begins, and other lines come before its end."""
+        """Handle the start of a call, if other lines come before its end."""
         if thread.pending is not None:
             self.abandon(thread, NO_RESULT)
         pending = thread.pending = Pending(name, text, time)
         if name in _FAMILY:
             self._clones[thread] = None
         if name == b"close":
-            # The number may be given to another thread's file before this has returned.
+            # The number may be reused for another thread's file before this call has returned.
             thread.files.table.pop(number(text.partition(b"<")[0].partition(b")")[0]), None)
             pending.done = True
         elif name in _TAKES and not thread.process.narrow and self._takes(name, thread, text):
@@ -165,8 +167,8 @@ class Session:
         return True
 
     def end(self, name: bytes, thread: Thread, time: int, rest: bytes) -> None:
-        """The call that a thread had begun has ended; `rest` is what stands behind `resumed`.
-        Raises ValueError."""
+        """Handle the end of a call in progress; `rest` is the text after `resumed`. Raises
+        ValueError."""
         if rest.endswith(b"<unfinished ...>"):
             return
         rest = rest.removeprefix(b">").removeprefix(b" ")
@@ -199,7 +201,7 @@ class Session:
             self.order.close(slot)
 
     def joined(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
-        """As `whole`, and quick where the call looks as most do. Raises ValueError."""
+        """Like `whole`, but fast if the call has the usual format. Raises ValueError."""
         quick = self.quick.get(name)
         if quick is not None:
             try:
@@ -210,9 +212,9 @@ class Session:
         self.whole(name, thread, time, text)
 
     def _place_mremap(self, slot: Slot) -> None:
-        # It took one range away and made another: it is placed at its end, unless a call that has
-        # ended already was given what it took. Another mremap that took what this one was given
-        # then goes before it.
+        # An mremap removes one range and creates another. It is placed at its end, unless a call
+        # that already ended was given the removed range. In that case, another mremap that removed
+        # the range this one was given is placed before it.
         if not slot or slot[-1].result < 0:
             return
         row = slot[-1]
@@ -237,8 +239,8 @@ class Session:
         self.order.move_slot(slot, place)
 
     def abandon(self, thread: Thread, state: int) -> None:
-        """A call that never returned, or whose end the log does not show: UNFINISHED or
-        NO_RESULT."""
+        """Handle a call that never returned, or whose end the log does not show: `state` is
+        UNFINISHED or NO_RESULT."""
         pending, thread.pending = thread.pending, None
         if (
             pending is None
@@ -265,10 +267,10 @@ class Session:
     # Threads
 
     def cloning(self) -> list[Thread]:
-        """The threads that are in a clone whose child has not been seen, in the order in which they
-        began it.
+        """Return the threads in a clone whose child has not been seen, in the order in which they
+        started it.
 
-        O(clones under way), amortized.
+        Complexity: O(clones in progress), amortized.
         """
         over = [thread for thread in self._clones if not self._is_cloning(thread)]
         for thread in over:
@@ -282,11 +284,11 @@ class Session:
         return self.threads.get(thread.key) is thread
 
     def stranger(self, key: bytes, time: int) -> Thread:
-        """A thread whose beginning is not in the log."""
+        """Return a thread whose start is not in the log."""
         if key:
             alone = self.threads.get(b"")
             if alone is not None:
-                # Lines name no process while there is but one: this is that one.
+                # While there is only one process, lines do not name it: this is that process.
                 alone.key = key
                 self.threads[key] = alone
                 return alone
@@ -316,7 +318,7 @@ class Session:
         return thread
 
     def _owner(self, key: bytes, time: int) -> Thread | None:
-        # The process that a thread belongs to, where strace has attached to just one that has more
+        # The process of a thread, if strace has attached to exactly one process with further
         # threads.
         if len(self.attached) != 1 or key in self.attached:
             return None
@@ -331,8 +333,8 @@ class Session:
         return owner
 
     def known(self, thread: Thread) -> None:
-        """A thread begins a program: where that is the first that was seen of it, its beginning is
-        not missing."""
+        """Handle the start of a program: if it is the first event of its thread, the thread's start
+        is not missing."""
         rows = self.order.rows
         if len(rows) > 1 and rows[-2] is self._strange and rows[-1].tid == thread.tid:
             del rows[-2]
@@ -340,7 +342,7 @@ class Session:
     # Files
 
     def file_of(self, thread: Thread, fd: bytes, where: tuple[int, int, int]) -> int:
-        """The number of the file that an mmap's descriptor refers to. Raises ValueError."""
+        """Return the number of the file of an mmap's descriptor. Raises ValueError."""
         shown = annotation(fd) if fd[-1:] in b">)" else None
         handle = number(fd) & 0xFFFFFFFF
         if handle >> 31:
@@ -375,19 +377,19 @@ class Session:
         self._strangers.append(found)
         return found
 
-    # Words, and the end
+    # Messages, and the end
 
     def note(self, text: str, where: tuple[int, int, int] = (0, 0, 0)) -> None:
-        """Tells a sentence once."""
+        """Add a message, unless it is there already."""
         if self.report.note(text):
             self.order.rows.append(Row(CODES["note"], *where, data=text.encode()))
 
     def doubt(self, what: str) -> None:
-        """Something that the log does not tell."""
+        """Report information that the log does not contain."""
         self.report.doubt(what)
 
     def lost(self, count: int, text: str, where: tuple[int, int, int]) -> None:
-        """Lines or calls are missing here."""
+        """Report missing lines or calls."""
         rows = self.order.rows
         data = text.encode()
         last = rows[-1] if rows else None
@@ -397,7 +399,8 @@ class Session:
             rows.append(Row(CODES["lost"], *where, a0=count, data=data))
 
     def settle(self) -> None:
-        """Between blocks: gives up what is held back too long, and writes full batches."""
+        """Called between blocks: give up rows that are held back too long, and write full
+        batches."""
         while self.order.full:
             slot = self.order.first()
             if slot is None:
@@ -412,7 +415,7 @@ class Session:
             importing.flush(self.writer)
 
     def finish(self) -> None:
-        """The logs have ended: calls under way have no result."""
+        """End the logs: calls in progress have no result."""
         for thread in list(self.threads.values()):
             self.abandon(thread, NO_RESULT)
         if self.narrow_calls:

@@ -1,5 +1,4 @@
-"""Several logs of one run: the sets of `strace -ff`, a file for each thread, merged by their
-times."""
+"""Several logs of one run: the sets of `strace -ff`, one file per thread, merged by their times."""
 
 from __future__ import annotations
 
@@ -19,12 +18,13 @@ _PID = re.compile(r"\.(\d{1,9})(?:\.gz|\.zst)?$")
 _CHILD = re.compile(rb"^[^\n(]*\b(?:clone3?|v?fork)\([^\n]* = (\d{1,9})\b", re.MULTILINE)
 _DURATION = re.compile(rb"<(\d{1,9})\.(\d{1,9})>$")
 _DURATIONS = re.compile(rb"<\d+\.\d+>$", re.MULTILINE)
-#: Calls that make mappings: in a set they are placed at their end, where `-T` shows it.
+#: Calls that create mappings: in a set, they are placed at their end if `-T` shows it.
 _MAKES = re.compile(rb"(?:mmap|mremap|brk|shmat|mprotect|pkey_mprotect|map_shadow_stack)\(")
 
 
 def keys_of(logs: Sequence[Log]) -> list[bytes]:
-    """The thread of each log of a `-ff` set, by its name; empty where these are no such set."""
+    """Return the thread of each log of a `-ff` set, from its name; empty if the logs are not such a
+    set."""
     keys = [match[1].encode() for log in logs if (match := _PID.search(log.name))]
     if len(keys) < len(logs) or len(set(keys)) < len(keys):
         return []
@@ -34,8 +34,8 @@ def keys_of(logs: Sequence[Log]) -> list[bytes]:
 def read_set(
     session: Session, logs: Sequence[Log], keys: list[bytes], progress: Progress | None
 ) -> None:
-    """Reads a `-ff` set. O(lines · log(files)); memory for a few kilobytes of each file that is
-    under way."""
+    """Read a `-ff` set. O(lines · log(files)); memory for some kilobytes of each file in
+    progress."""
     _allow_files(len(logs))
     session.clock.in_order = False
     styles = [style_of(log.head)[0] for log in logs]
@@ -70,7 +70,8 @@ def read_set(
 
 
 class Cursor:
-    """How far one log of a set has been read. `time` is when its next line is to be placed."""
+    """The progress of reading one log of a set. `time` is the time at which its next line is
+    placed."""
 
     def __init__(self, reading: Reading, rank: int, chunk: int, progress: Progress | None) -> None:
         self.reading = reading
@@ -85,7 +86,8 @@ class Cursor:
         return (self.time, self.rank) < (other.time, other.rank)
 
     def advance(self, until: Cursor | None) -> bool:
-        """Reads lines up to where the other log is next; False at the log's end."""
+        """Read lines up to the time of the other log's next line. Returns False at the log's
+        end."""
         reading = self.reading
         while True:
             if self._at == len(self._lines):
@@ -113,7 +115,7 @@ class Cursor:
         return at
 
     def _time_of(self, line: bytes) -> int:
-        # What has no time belongs to the line before.
+        # A line without a time belongs to the previous line.
         match = lines.PREFIX.match(line)
         if match is None or not match[3]:
             return self.time
@@ -141,7 +143,7 @@ def _merge(session: Session, cursors: list[Cursor]) -> None:
 
 
 def _parents_first(logs: Sequence[Log], keys: list[bytes]) -> list[int]:
-    # The places of the logs, each behind that of the process that made its own.
+    # The positions of the logs, each after that of the parent process.
     places = {key: place for place, key in enumerate(keys)}
     children: dict[int, list[int]] = {}
     begun: set[int] = set()

@@ -1,5 +1,5 @@
-"""The process calls of a log: clone and its family, execve, personality, seccomp; and how threads
-end."""
+"""The process calls of a log: clone and its family, execve, personality, seccomp; and the ends of
+threads."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from laconic.trace.importers.strace.session import Session
 
 FAMILY = ("clone", "clone3", "fork", "vfork")
-#: What a clone is taken for whose flags the log does not show: what pthread_create asks for.
+#: The assumed flags of a clone whose flags the log does not show: those of pthread_create.
 _USUAL = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 _TRANSLATED = re.compile(rb"/\* (\d{1,9}) in strace's PID NS \*/")
 _FLAGS = re.compile(rb"flags=([^,}\]]+)")
 
 
 class Spawning:
-    """Writes the rows of process calls, and keeps the tree of threads."""
+    """Writes the rows of process calls, and maintains the tree of threads."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -47,7 +47,7 @@ class Spawning:
         state: int,
         rest: bytes,
     ) -> None:
-        """The rows of a process call. Raises ValueError where its arguments are not understood."""
+        """Write the rows of a process call. Raises ValueError if its arguments are unrecognized."""
         if name in FAMILY:
             match = _TRANSLATED.search(rest)
             self.clone(name, thread, time, args, int(match[1]) if match else result, state)
@@ -59,7 +59,7 @@ class Spawning:
     def clone(
         self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
-        """The row of a clone, and the new thread where there is one."""
+        """Write the row of a clone, and add the new thread if there is one."""
         flags = self._clone_flags(name, args)
         if result >= 1 << 31:
             raise ValueError(result)
@@ -149,10 +149,10 @@ class Spawning:
             make_row(CODES[name], (time, thread.pid, thread.tid), values, result, state)
         )
 
-    # What is known before a call returns, or comes of no call
+    # Events before a call returns, or without a call
 
     def born(self, parent: Thread, tid: int, time: int) -> None:
-        """The child `tid` of a clone under way has shown itself."""
+        """Handle the first appearance of the child `tid` of a clone in progress."""
         pending = parent.pending
         assert pending is not None
         parts = split(pending.text + b")")
@@ -161,7 +161,7 @@ class Spawning:
         self.clone(pending.name.decode(), parent, time, args, tid, 0)
 
     def ended(self, thread: Thread, time: int, status: int) -> None:
-        """A thread has ended."""
+        """Handle the end of a thread."""
         session = self.session
         session.abandon(thread, UNFINISHED)
         session.order.rows.append(Row(CODES["exit"], time, thread.pid, thread.tid, a0=status))
@@ -169,7 +169,7 @@ class Spawning:
         thread.end()
 
     def mode(self, thread: Thread, time: int, narrow: bool) -> None:
-        """The process runs 32-bit code from here, or 64-bit code again."""
+        """Handle a switch of the process to 32-bit code, or back to 64-bit code."""
         process = thread.process
         if process.narrow == narrow:
             return

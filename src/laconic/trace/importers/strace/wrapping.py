@@ -1,4 +1,4 @@
-"""Logs that a terminal or a mail broke at a width: the pieces of their lines are put together
+"""Logs that a terminal or a mail program wrapped at a width: the pieces of their lines are joined
 again."""
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 
 from laconic.trace.importers.strace import lines
 
-#: What a line begins with that is not a piece of another.
+#: The start of a line that is not a piece of another one.
 _START = re.compile(rb"(?:[a-z_]\w*\(|<\.\.\. |\+\+\+ |--- |strace: | > )")
-#: Pieces that one line is put together of, at most.
+#: The maximum number of pieces in one line.
 _PIECES = 200
 
 
 def width_of(head: bytes) -> int:
-    """The width at which a log's lines are broken, 0 where they are whole. O(head)."""
+    """Return the width at which a log's lines were wrapped, or 0 if they are complete. O(head)."""
     found = head.replace(b"\r\n", b"\n").split(b"\n")[:-1][:2000]
     width = max(map(len, found), default=0)
     full = [place for place, line in enumerate(found[:-1]) if len(line) == width]
@@ -26,7 +26,8 @@ def width_of(head: bytes) -> int:
 
 
 def joined(blocks: Iterable[bytes], width: int) -> Iterator[bytes]:
-    """The blocks with lines of just this width put together with what follows them. O(bytes)."""
+    """Yield the blocks with lines of exactly this width joined with the lines that follow them.
+    O(bytes)."""
     carry: list[bytes] = []
     for block in blocks:
         whole: list[bytes] = []
