@@ -60,6 +60,20 @@ def test_a_difference_of_the_past_is_gone(name: str) -> None:
     assert difference is None, str(difference)
 
 
+def test_a_signal_to_the_group_stays_pending_for_a_parent_in_vfork() -> None:
+    """It must not be left to another thread of the parent because the main thread is stopped for
+    the tracer. On one CPU the child runs first."""
+    calls = ["@3 madvise 0x240000e800 0x1000 0x67"]
+    calls += ["vfork", "group 0xf", "group 0xf", "join", "maps"] * 5
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        result = compare(program(), [calls])
+    finally:
+        os.sched_setaffinity(0, cpus)
+    assert not result.differences, _report(result, range(1))
+
+
 @pytest.mark.parametrize("part", _named([f"seeds-{part}" for part in range(PARTS)]))
 def test_random_calls_are_observed_to_do_the_same(part: str) -> None:
     number = int(part.removeprefix("seeds-"))

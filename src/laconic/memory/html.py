@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import islice
 
 #: The maximum number of rows shown. More rows make a notebook slow without making it clearer.
@@ -20,6 +19,8 @@ def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]], count: 
     >>> html_table(["a&b"], [[1234], [None]], 2)
     '<table><thead><tr><th>a&amp;b</th></tr></thead><tbody><tr><td>1,234</td></tr><tr><td></td></tr></tbody></table>'
     """
+    from html import escape
+
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(_text(cell))}</td>" for cell in row) + "</tr>"

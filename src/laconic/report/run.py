@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import platform
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,10 +27,11 @@ def as_json(
 
     `host` is the machine that it ran on, or None for this one.
     """
+    system = os.uname()
     host = host or {
-        "system": platform.system(),
-        "release": platform.release(),
-        "machine": platform.machine(),
+        "system": system.sysname,
+        "release": system.release,
+        "machine": system.machine,
     }
     return {
         "schema": SCHEMAS["run"],

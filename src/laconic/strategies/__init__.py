@@ -7,7 +7,6 @@ for enclaves; its `linux_rule`, if it has one, is the rule for Linux.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Iterable
@@ -330,6 +329,8 @@ def _missing(found: type[Strategy]) -> list[str]:
 
 def _takes_three(rule: object) -> bool:
     # Return whether a rule can be called with a name, arguments and an outcome.
+    import inspect  # takes as long as a tenth of `laconic run -- true`
+
     if not callable(rule):
         return False
     try:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from laconic.memory.html import html_table
 from laconic.trace import records
-from laconic.trace.charts import Bar, Chart, calls_chart, mime_bundle
 from laconic.trace.reader import Trace as _Trace
 from laconic.trace.schema import BYSTANDERS, MEMORY_CODES
 
@@ -70,6 +69,8 @@ class Trace(_Trace):
 
         Only the first million events are read.
         """
+        from laconic.trace.charts import Bar, Chart, calls_chart, mime_bundle
+
         calls, host_calls, failed = Counter[str](), Counter[str](), Counter[str]()
         events = 0
         for rows in self.batches():

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import os
-import platform
-import secrets
 import stat
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -47,7 +44,7 @@ class Rows:
 
     def __init__(self, redact: bool = False) -> None:
         self.rows: list[Row] = []
-        self._salt = secrets.token_bytes(16) if redact else b""
+        self._salt = os.urandom(16) if redact else b""
         self._files: dict[tuple[Any, ...], int] = {}
 
     def file(
@@ -87,7 +84,9 @@ class Rows:
         data = os.fsencode(text)
         if not self._salt or not data:
             return data
-        return b"#" + hashlib.blake2b(data, digest_size=8, key=self._salt).hexdigest().encode()
+        from hashlib import blake2b
+
+        return b"#" + blake2b(data, digest_size=8, key=self._salt).hexdigest().encode()
 
     def hidden_path(self, path: str) -> bytes:
         """Like `hidden`, but keep the kernel's own labels (`[stack]`, `/dev/zero (deleted)`)."""
@@ -296,10 +295,10 @@ def mode_bits(file: OpenFile) -> int:
 
 
 def _machine() -> dict[str, Any]:
-    about: dict[str, Any] = {
-        "system": platform.system(),
-        "release": platform.release(),
-        "machine": platform.machine(),
+    system = os.uname()
+    return {
+        "system": system.sysname,
+        "release": system.release,
+        "machine": system.machine,
+        "cpus": os.cpu_count(),
     }
-    about["cpus"] = os.cpu_count()
-    return about

@@ -347,7 +347,10 @@ class Tracer:
         self._restore_flags(parent, [parent.tid, tid])
         self._add(tid, parent, parent.mm_of_child())
         self._release(parent)
+        # The parent first: a signal that the child sends to the group would not go to a thread that
+        # is stopped (wants_signal in kernel/signal.c), but to another one of the parent's process.
         ptrace.resume(self.go_on, parent.tid)
+        self._resume_early(tid)
 
     def _restore_flags(self, thread: Thread, witnesses: list[int]) -> None:
         if thread.untraced_at is not None:
@@ -369,7 +372,10 @@ class Tracer:
         child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.inherit(parent)
         self.threads[tid] = child
-        if tid in self.early:
+
+    def _resume_early(self, tid: int) -> None:
+        # Resume a new thread that stopped before its parent's event came.
+        if tid in self.threads and tid in self.early:
             ptrace.resume(LISTEN if self.early.pop(tid) in STOP_SIGNALS else self.go_on, tid)
 
     def _unknown(self, tid: int, stop_signal: int, event: int) -> None:
@@ -401,6 +407,7 @@ class Tracer:
                 continue
             parent, mm = self.lost.pop()
             self._add(tid, parent, mm)
+            self._resume_early(tid)
             self.premature.add(tid)
 
     def _executed(self, tid: int) -> None:
