@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,12 @@ from pathlib import Path
 import pytest
 
 import laconic
+import laconic.analysis.compare
+from laconic.analysis.compare import BOUND, compare
 from laconic.commands import installed_build, main
+from laconic.memory.vma import File, Vma
+from laconic.sgx.costs import load
+from laconic.strategies import NAMES
 from tests.compiled.reports import REPORTS
 from tests.helpers.comparetraces import busy
 
@@ -56,3 +62,20 @@ def test_reports_of_both_builds_are_identical(traces: list[str], tmp_path: Path)
     assert len(pure) == len(traces) * len(REPORTS)
     for report, text in pure.items():
         assert compiled[report] == text, report
+
+
+def test_processes_of_the_compiled_build_share_a_long_trace(
+    traces: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they are given, and what they send back, is pickled."""
+    monkeypatch.setattr(laconic.analysis.compare, "LONG", 10)
+    alone, shared = (compare(traces[0], [*NAMES, BOUND], load(), jobs=jobs) for jobs in (1, 2))
+    assert shared == alone
+
+
+def test_classes_without_assignment_are_pickled() -> None:
+    file = File(8, 1, 42, "/lib/c.so")
+    for value in (load(), file, Vma(0x71, file, 0x7000)):
+        again = pickle.loads(pickle.dumps(value))
+        assert again == value and type(again) is type(value)
+    assert pickle.loads(pickle.dumps(file)).path == file.path

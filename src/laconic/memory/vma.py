@@ -36,6 +36,11 @@ class File:
     inode: int
     path: str = field(default="", compare=False)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let pickle make it again: it cannot set the fields of a frozen class that mypyc has
+        compiled."""
+        return File, (self.major, self.minor, self.inode, self.path)
+
     @property
     def device(self) -> str:
         """Return the device as `/proc/PID/maps` prints it."""

@@ -40,6 +40,11 @@ class Figure:
     machine: str
     note: str = ""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let other processes make it again: pickle cannot set the fields of a frozen class that
+        mypyc has compiled."""
+        return Figure, (self.low, self.high, self.source, self.machine, self.note)
+
     @property
     def sourced(self) -> bool:
         """False for an assumption."""
@@ -54,6 +59,10 @@ class CostProfile:
     name: str
     machine: str
     figures: dict[str, Figure]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let other processes make it again, as a `Figure`."""
+        return CostProfile, (self.name, self.machine, self.figures)
 
     @property
     def sourced(self) -> bool:
