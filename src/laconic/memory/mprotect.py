@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EACCES, EINVAL, ENOMEM, EPERM
+from typing import Final
 
 from laconic.memory.change import NOTHING, Change, Outcome, classify, new
 from laconic.memory.flags import (
@@ -26,6 +27,9 @@ from laconic.memory.flags import (
 from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
+
+#: The flags that decide whether an mprotect changes nothing. A sealed VMA is refused.
+_PROT_OR_SEALED: Final = VM_PROT | VM_SEALED
 
 
 def mprotect(
@@ -53,12 +57,12 @@ def mprotect(
         vmas = space.vmas
         end = start + length
         vma = vmas.hinted(start, end)
-        if vma is not None and vma.flags & (VM_PROT | VM_SEALED) == prot and not space.mdwe:
+        if vma is not None and vma.flags & _PROT_OR_SEALED == prot and not space.mdwe:
             return NOTHING
         _, stop, vma = vmas.find(start)
         if vma is not None and start < end <= stop and not space.mdwe:
             flags = vma.flags
-            if flags & (VM_PROT | VM_SEALED) == prot:
+            if flags & _PROT_OR_SEALED == prot:
                 vmas.hint(start)  # programs repeat redundant mprotects at the same address
                 return NOTHING
             may = flags >> 4 & VM_PROT  # VM_MAY% are four bits above VM_%
