@@ -59,11 +59,16 @@ def mprotect(
         vma = vmas.hinted(start, end)
         if vma is not None and vma.flags & _PROT_OR_SEALED == prot and not space.mdwe:
             return NOTHING
-        _, stop, vma = vmas.find(start)
-        if vma is not None and start < end <= stop and not space.mdwe:
+        position = vmas.position(start)
+        keys, values, low, high = position
+        vma = values[low]
+        within = high < len(keys) and start < end <= keys[high]
+        if within and vma is not None and not space.mdwe:
             flags = vma.flags
             if flags & _PROT_OR_SEALED == prot:
-                vmas.hint(start)  # programs repeat redundant mprotects at the same address
+                vmas.hint(
+                    start, position
+                )  # programs repeat redundant mprotects at the same address
                 return NOTHING
             may = flags >> 4 & VM_PROT  # VM_MAY% are four bits above VM_%
             if not end % PAGE_SIZE and not prot & ~may and not flags & VM_SEALED:

@@ -132,21 +132,27 @@ class RangeMap(Generic[V]):
             end = self._firsts[chunk + 1] if chunk + 1 < len(self._firsts) else TOP
         return keys[index - 1], end, self._values[chunk][index - 1]
 
-    def hint(self, address: int) -> Hint[V]:
-        """Find the run around `address`, and store its position in `hints`. O(log n).
+    def position(self, address: int) -> Hint[V]:
+        """Return the position `(keys, values, low, high)` of the run around `address`. O(log n).
+
+        The run's value is `values[low]`. It ends at `keys[high]`, or after the chunk if there is
+        no such key.
+        """
+        chunk = bisect_right(self._firsts, address) - 1
+        keys = self._keys[chunk]
+        high = bisect_right(keys, address)
+        return keys, self._values[chunk], high - 1, high
+
+    def hint(self, address: int, position: Hint[V]) -> None:
+        """Store the position of the run around `address` in `hints`. O(1).
 
         Edits do not update hints. A hint `(keys, values, low, high)` is valid only if
         `keys[low] <= address < keys[high]`; the value is then `values[low]`. If an index is out of
         range, the hint is stale.
         """
-        chunk = bisect_right(self._firsts, address) - 1
-        keys = self._keys[chunk]
-        high = bisect_right(keys, address)
         if len(self.hints) == _HINTS:
             self.hints.clear()
-        position = keys, self._values[chunk], high - 1, high
         self.hints[address] = position
-        return position
 
     def hinted(self, start: int, end: int) -> V | None:
         """Return the value of the run that contains `[start, end)` if `hints` has its position.

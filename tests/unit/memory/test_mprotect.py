@@ -47,8 +47,8 @@ def test_the_fast_path_refuses_what_the_slow_path_refuses(hinted: bool) -> None:
     # ZZ   sealed with the requested protection: EPERM, not nothing to do
     here = space("ZZww")
     if hinted:
-        here.vmas.hint(at(0))
-        here.vmas.hint(at(2))
+        here.vmas.hint(at(0), here.vmas.position(at(0)))
+        here.vmas.hint(at(2), here.vmas.position(at(2)))
     assert mprotect(here, at(0), PAGE, RW).result == -1
     # ww  with PR_SET_MDWE, execution is refused also where nothing else is wrong
     here.mdwe = True

@@ -206,7 +206,8 @@ def test_random_edits_against_a_dictionary(load: int) -> None:
         # A hint that an earlier edit left behind is either stale, which its keys show, or true.
         for address in (at(page) for page in range(52)):
             assert hinted(ranges, address) in (None, (pages.get((address - ORIGIN) // PAGE),))
-        ranges.hint(at(source.randrange(52)))
+        address = at(source.randrange(52))
+        ranges.hint(address, ranges.position(address))
 
 
 def hinted(ranges: RangeMap[str], address: int) -> tuple[str | None] | None:
