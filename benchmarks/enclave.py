@@ -104,8 +104,14 @@ def _outside(program: str, compared: Compared) -> list[str]:
     each = load(DEFAULT).figures["host_calls"]
     cycles = compared.strategies["every-call"].total.cycles
     ends = ((others * each.low, cycles[0]), (others * each.high, cycles[1]))
-    spans = [f"{low / 1e6:,.0f} to {high / 1e6:,.0f}" for low, high in zip(*ends, strict=True)]
-    return [program, f"{others:,}", *spans, _span((ends[0][0] / cycles[0], ends[1][0] / cycles[1]))]
+    spans = [f"{_millions(low)} to {_millions(high)}" for low, high in zip(*ends, strict=True)]
+    shares = [100 * mine / whole for mine, whole in ends]
+    return [program, f"{others:,}", *spans, " to ".join(f"{share:.2g} %" for share in shares)]
+
+
+def _millions(cycles: float) -> str:
+    millions = cycles / 1e6
+    return f"{millions:,.0f}" if millions >= 10 else f"{millions:.2g}"
 
 
 def _example() -> tuple[str, str]:
@@ -254,7 +260,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         "enclave-why": why,
         "enclave-example": example,
         "enclave-outside": table(
-            ["program", "other calls", "million cycles", "memory calls under every-call", "ratio"],
+            ["program", "other calls", "million cycles", "memory calls under every-call", "share"],
             outside,
         ),
         "enclave-worse": table(["program", "counter", "every-call", "laconic"], worse),
