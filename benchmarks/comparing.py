@@ -16,7 +16,7 @@ from laconic.analysis.compare import BOUND, compare
 from laconic.replay.engine import Replay
 from laconic.sgx.costs import DEFAULT, load
 from laconic.strategies import NAMES
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 
 #: How often each mix is gone through, for a million calls in all; and how many times a replay a
 #: comparison may take.
@@ -49,7 +49,7 @@ def seconds(path: str) -> dict[str, float]:
     names = [*NAMES, BOUND]
     profile = load(DEFAULT)
     return {
-        "replay": _seconds(lambda: Replay(Trace(path)).run()),
+        "replay": _seconds(lambda: Replay(TraceReader(path)).run()),
         ALONE: _seconds(lambda: compare(path, names, profile, jobs=1)),
         "two processes": _seconds(lambda: compare(path, names, profile, jobs=2)),
         USUAL: _seconds(lambda: compare(path, names, profile, jobs=None)),

@@ -15,7 +15,7 @@ from laconic.analysis.ablation import BASE, LACONIC, Ablation, Step, ablate
 from laconic.analysis.compare import BOUND, Figures, compare
 from laconic.report.ablation import CHANGES
 from laconic.sgx.costs import DEFAULT, CostProfile, load, shipped
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 
 #: Those of docs/enclave.md but for per-page, which is not a real program, and a shell script.
 PROGRAMS = (*(name for name in ENCLAVE_PROGRAMS if name != "per-page"), "bash")
@@ -161,7 +161,7 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     with tempfile.TemporaryDirectory() as directory:
         paths = record(PROGRAMS, Path(directory))
         traces = [str(path) for path in paths.values()]
-        default = ablate([Trace(path) for path in traces], load(DEFAULT), jobs=None)
+        default = ablate([TraceReader(path) for path in traces], load(DEFAULT), jobs=None)
         profiles, left = _profiles(default, traces)
     programs = list(paths)
     PICTURE.write_text(picture(default.steps), encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import compiled, table
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import MEMORY_CODES
 
 #: `program CALLS` maps, protects and unmaps random blocks, 256 at a time, and touches random pages
@@ -102,7 +102,7 @@ def size(program: str, directory: Path) -> tuple[int, int]:
     """Memory calls and bytes of a trace of about a million of them."""
     path = str(directory / "million.trace")
     _run([program, str(MILLION)], "-o", path, "--stacks", "none")
-    calls = sum(row.event < MEMORY_CODES for row in Trace(path).rows())
+    calls = sum(row.event < MEMORY_CODES for row in TraceReader(path).rows())
     return calls, os.path.getsize(path)
 
 

@@ -20,7 +20,7 @@ from laconic.memory.flags import PAGE_SIZE, VM_MAY_RWX, VM_PROT
 from laconic.memory.mmap import page_align
 from laconic.memory.vma import Vma
 from laconic.replay.engine import Replay
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import ADOPTED, CODES, MEMORY_CODES, PLAIN, READABLE, Row
 from laconic.trace.writer import TraceWriter
 
@@ -140,11 +140,11 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
     return len(recorder.steps)
 
 
-def _replay(trace: Trace) -> None:
+def _replay(trace: TraceReader) -> None:
     Replay(trace).run()
 
 
-def _tell(trace: Trace) -> None:
+def _tell(trace: TraceReader) -> None:
     # The least that anybody could do with the rows: a map is told what the calls say, and what they
     # came to.
     peer = Sorted(space_of(COUNT).vmas)
@@ -172,7 +172,7 @@ def _protection(prot: int) -> Callable[[Vma], Vma]:
     return lambda vma: vma.with_flags(vma.flags & ~VM_PROT | prot)
 
 
-def _read(trace: Trace) -> None:
+def _read(trace: TraceReader) -> None:
     for _ in trace.rows():
         pass
 
@@ -183,7 +183,7 @@ def measure(mix: str) -> tuple[int, list[int]]:
     with tempfile.TemporaryDirectory() as directory:
         path = str(Path(directory) / "mix.trace")
         calls = write(path, TRACES[mix])
-        trace = Trace(path)
+        trace = TraceReader(path)
         best = [1 << 62] * 3
         for _ in range(ROUNDS):
             for index, what in enumerate((_replay, _tell, _read)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from laconic.errors import LaconicError
 from laconic.replay.engine import Replay
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.fuzzing import Input, add_seeds, corpus, for_seeds, mutate
 
 
@@ -30,8 +30,8 @@ def check(kind: str, text: bytes, where: Path) -> None:
     except LaconicError:
         return
     assert report.lines >= report.not_understood
-    assert Trace(str(trace)).source == kind
-    rows = sum(1 for _ in Trace(str(trace)).rows())
+    assert TraceReader(str(trace)).source == kind
+    rows = sum(1 for _ in TraceReader(str(trace)).rows())
     assert rows < 40 * (report.lines + 10)
 
 
@@ -50,7 +50,7 @@ def main() -> int:
     def check_one(log: Input, where: Path) -> None:
         check(*log, where)
         if options.replay and (where / "fuzz.trace").exists():
-            Replay(Trace(str(where / "fuzz.trace")), check=True).run()
+            Replay(TraceReader(str(where / "fuzz.trace")), check=True).run()
 
     counts, slowest = for_seeds(options, make, check_one)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

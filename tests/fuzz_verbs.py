@@ -30,7 +30,7 @@ from laconic.commands import VERBS, main
 from laconic.memory.flags import TASK_SIZE
 from laconic.replay import STRATEGIES
 from laconic.trace.importers.importing import IMPORTERS, import_logs
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import NUMBERS, Row
 from laconic.trace.writer import TraceWriter
 from tests.fuzzing import Input, add_seeds, corpus, for_seeds, mutate
@@ -86,7 +86,7 @@ _BITS = {"B": 8, "H": 16, "I": 32, "i": 32, "Q": 64, "q": 64}
 
 def damaged_rows(path: str, chance: random.Random, out: Path) -> bytes:
     """A trace with some rows, or its head, changed, and right checksums."""
-    base = Trace(path)
+    base = TraceReader(path)
     rows = list(base.rows())
     for _ in range(chance.randrange(1, 12)):
         _damage(rows, chance)

@@ -13,7 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
-from laconic.analysis.live import Model
+from laconic.analysis.live import LiveModel
 from laconic.analysis.suppressions import BUILT_IN
 from laconic.commands.options import accept_command, parse
 from laconic.live.app import LiveApp
@@ -45,7 +45,7 @@ def main() -> int:
     accept_command(parser)
     options = parse(parser, parser, sys.argv[1:])
     child = Child(options.command, {1: None, 2: None}, True)
-    model = Model(rules=BUILT_IN)
+    model = LiveModel(rules=BUILT_IN)
     width, _, height = options.size.partition("x")
     app = LiveApp(model, options.command, 0.5, lambda: child.drain(model), child.fresh, child.kill)
     drawn = asyncio.run(picture(app, (int(width), int(height)), options.seconds))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Figures
+    from laconic.analysis.baseline import RunFigures
     from laconic.analysis.check import Limits
     from laconic.analysis.suppressions import Suppression
     from laconic.trace.stacks import Stacks
@@ -38,7 +38,7 @@ _KEYS = (
 )
 
 
-class Site(NamedTuple):
+class SiteCount(NamedTuple):
     """A place in a program that made `calls` memory calls, of which `redundant` changed nothing,
     and `host_calls` host calls."""
 
@@ -89,10 +89,10 @@ class Result:
         return self.redundant / self.calls if self.calls else 0.0
 
     @property
-    def sites(self) -> list[Site]:
+    def sites(self) -> list[SiteCount]:
         """The sites of the calls, the most redundant ones first. Suppressed sites are left out."""
         found = [
-            Site(*key, tally.redundant, tally.calls, tally.host_calls)
+            SiteCount(*key, tally.redundant, tally.calls, tally.host_calls)
             for key, tally in (self._read[0].sites or {}).items()
         ]
         return sorted(found, key=lambda site: (-site.redundant, -site.calls, site))
@@ -108,15 +108,15 @@ class Result:
         return as_text(figures, verdicts, stacks, limit=10)
 
     @cached_property
-    def _read(self) -> tuple[Figures, Stacks]:
+    def _read(self) -> tuple[RunFigures, Stacks]:
         # Replaying and finding symbols cost more than some tests, so this is done at the first use.
-        from laconic.analysis.baseline import Enclave, from_sites
+        from laconic.analysis.baseline import EnclaveBasis, from_sites
         from laconic.analysis.sites import EVERY_CALL, sites
         from laconic.sgx import costs
-        from laconic.trace.reader import Trace
+        from laconic.trace.reader import TraceReader
 
-        found = sites(Trace(self.trace), (EVERY_CALL,))
-        enclave = Enclave(EVERY_CALL, costs.load())
+        found = sites(TraceReader(self.trace), (EVERY_CALL,))
+        enclave = EnclaveBasis(EVERY_CALL, costs.load())
         return from_sites(found, self.trace, self._rules, enclave), found.stacks
 
     def __repr__(self) -> str:
@@ -264,7 +264,7 @@ def _limits(request: pytest.FixtureRequest) -> Limits | None:
         pytest.fail(f"the marker laconic: {error}", pytrace=False)
 
 
-def _baseline(request: pytest.FixtureRequest, path: str | os.PathLike[str]) -> Figures:
+def _baseline(request: pytest.FixtureRequest, path: str | os.PathLike[str]) -> RunFigures:
     from laconic.analysis.suppressions import BUILT_IN
     from laconic.commands.figures import read_figures
 

@@ -19,7 +19,7 @@ import pytest
 
 from laconic.analysis.advise import advisor
 from laconic.analysis.advise.advice import MANIFEST, Advice
-from laconic.analysis.advise.figures import Figures, measure
+from laconic.analysis.advise.figures import AdviceFigures, measure
 from laconic.analysis.advise.trial import attempt, exceeded
 from laconic.sgx import costs
 from laconic.trace import Trace
@@ -70,7 +70,7 @@ FOLLOWED = [
 ]  # fmt: skip
 
 
-def traced(here: Place, trace: Path, limits: Sequence[str] = ()) -> tuple[Outcome, Figures]:
+def traced(here: Place, trace: Path, limits: Sequence[str] = ()) -> tuple[Outcome, AdviceFigures]:
     """Runs a workload under Laconic, and what its trace shows."""
     words = ["-m", "laconic", "run", "--quiet", "--stacks", "none", "-o", str(trace), "--"]
     outcome = here.run([*limits, sys.executable, *words])

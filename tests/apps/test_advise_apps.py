@@ -17,7 +17,7 @@ import pytest
 from laconic.memory.flags import MAP_FIXED, VM_GROWSDOWN, VM_IO, VM_PFNMAP
 from laconic.replay.engine import Replay
 from laconic.trace import Trace
-from laconic.trace.records import Call, Exit, Program
+from laconic.trace.records import CallRecord, Exit, ProgramRecord
 from tests.apps.harness import environment
 
 THREADS = """
@@ -206,12 +206,12 @@ def threads_by_program(path: str) -> list[tuple[int, int]]:
     found: dict[int, list[int]] = {}
     ended: list[list[int]] = []
     for each in Trace(path):
-        if isinstance(each, Program):
+        if isinstance(each, ProgramRecord):
             alive[each.pid] = 1
             ended.extend(filter(None, [found.pop(each.pid, None)]))
             found[each.pid] = [1, 1]
         elif (
-            isinstance(each, Call)
+            isinstance(each, CallRecord)
             and each.call.startswith("clone")
             and each.args[0] & 0x10000
             and each.result
@@ -232,9 +232,9 @@ def heap(path: str) -> int:
     start: dict[int, int] = {}
     most = 0
     for each in Trace(path):
-        if isinstance(each, Program):
+        if isinstance(each, ProgramRecord):
             start[each.pid] = each.start_brk
-        elif isinstance(each, Call) and each.call == "brk" and each.result is not None:
+        elif isinstance(each, CallRecord) and each.call == "brk" and each.result is not None:
             most = max(most, each.result - start[each.pid])
     return most
 
@@ -244,7 +244,7 @@ def reserved(path: str) -> int:
     calls = [
         each
         for each in Trace(path)
-        if isinstance(each, Call) and each.call == "mmap" and (each.result or -1) > 0
+        if isinstance(each, CallRecord) and each.call == "mmap" and (each.result or -1) > 0
     ]
     lazy = [
         each for each in calls if each.args[3] & 0x4020 == 0x4020 and not each.args[3] & MAP_FIXED

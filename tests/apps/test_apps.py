@@ -12,7 +12,7 @@ import pytest
 
 from laconic.replay import replay_trace
 from laconic.report.replay import as_json
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.apps.harness import Outcome, Place, place
 from tests.apps.workloads import WORKLOADS, Workload
 
@@ -50,7 +50,7 @@ def under_laconic(here: Place) -> tuple[Outcome, dict[str, Any]]:
 def replays_to(recording: Path, report: dict[str, Any]) -> None:
     """Replay a trace, and assert that it comes to the figures of the run to the last unit, and to
     every result."""
-    trace = Trace(str(recording))
+    trace = TraceReader(str(recording))
     replayed = as_json(trace, replay_trace(trace, check=True))
     assert replayed["trace"]["loss"] == []
     assert not any(replayed["check"]["differences"].values()), replayed["check"]["first"][:3]

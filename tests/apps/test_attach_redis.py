@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from laconic.replay import replay_trace
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.apps.harness import environment, free_port
 
 PATIENCE = 60.0
@@ -111,6 +111,6 @@ def test_redis_under_load(tmp_path: Path) -> None:
     about = json.loads(figures.read_text())
     assert about["verify"]["mismatches"] == 0 < about["verify"]["checks"]
     assert about["processes"] == 2, "the server, and the child that saved"
-    replayed = replay_trace(Trace(str(trace)), check=True)
+    replayed = replay_trace(TraceReader(str(trace)), check=True)
     assert replayed.check is not None and not replayed.check.counts and not replayed.loss
     assert replayed.ledger.calls == about["calls"] > 20

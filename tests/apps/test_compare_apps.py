@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laconic.analysis.compare import compare
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.apps.harness import place
 from tests.apps.workloads import WORKLOADS, Workload
 
@@ -74,7 +74,7 @@ def test_the_kept_trace_gives_the_same_again(tmp_path: Path) -> None:
         here.run((sys.executable, "-m", "laconic", "run", "--quiet", "-o", str(kept), "--"))
     assert main(["compare", str(kept), "--json", str(figures), "--strategy", "laconic"]) == 0
     report = json.loads(figures.read_text())["strategies"]["laconic"]
-    found = compare(Trace(str(kept)), ["laconic"], load()).strategies["laconic"]
+    found = compare(TraceReader(str(kept)), ["laconic"], load()).strategies["laconic"]
     assert {
         name: report["counts"][name] for name in found.total.high.as_dict()
     } == found.total.high.as_dict()

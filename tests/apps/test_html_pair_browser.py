@@ -10,7 +10,7 @@ import pytest
 from laconic.analysis.pair import pair
 from laconic.report.html import as_html
 from laconic.sgx import costs
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.apps.browser import CHROMIUM, Browser, browser
 from tests.helpers.pagetraces import hostile, known
 from tests.helpers.sitetraces import sited
@@ -40,7 +40,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for name, (one, other) in traces.items():
         made[name] = at / f"{name}.html"
-        found = pair(Trace(one), Trace(other), costs.load(), jobs=1)
+        found = pair(TraceReader(one), TraceReader(other), costs.load(), jobs=1)
         made[name].write_bytes(as_html(found))
     return made
 

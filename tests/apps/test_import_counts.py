@@ -14,7 +14,7 @@ import pytest
 from laconic.replay.engine import Replay
 from laconic.trace import Trace
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.records import Call
+from laconic.trace.records import CallRecord
 from laconic.trace.schema import MEMORY_EVENTS, PROCESS_EVENTS
 from tests.apps.harness import place
 from tests.apps.workloads import WORKLOADS, Workload
@@ -104,7 +104,9 @@ def imports_and_replays(log: Path) -> None:
     # strace counts a call when it returns; one in which its thread was killed it counts, or not, by
     # the moment.
     unfinished = Counter(
-        each.call for each in Trace(str(trace)) if isinstance(each, Call) and each.result is None
+        each.call
+        for each in Trace(str(trace))
+        if isinstance(each, CallRecord) and each.result is None
     )
     theirs = Counter(counted(log.read_text(errors="replace")))
     assert Counter(report.by_call) - unfinished <= theirs <= Counter(report.by_call)

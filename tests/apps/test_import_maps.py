@@ -18,7 +18,7 @@ import pytest
 from laconic.replay.engine import Replay
 from laconic.report.maps import as_text
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 
 STRACE = ("strace", "-f", "-tt", "-e", "trace=%memory,%process,%file,%desc")
 THREADS = """
@@ -193,7 +193,7 @@ def test_maps_at_the_cut(name: str, tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     report = import_logs("strace", [str(log)], str(trace))
     assert not report.not_understood, report.puzzles
-    engine = Replay(Trace(str(trace)), keep=True, check=True)
+    engine = Replay(TraceReader(str(trace)), keep=True, check=True)
     engine.run()
     assert engine.check is not None
     assert not engine.check.counts["model error"], engine.check.differences[:3]

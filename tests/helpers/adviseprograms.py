@@ -8,7 +8,7 @@ import laconic.analysis.advise.advice
 import laconic.trace
 from laconic.analysis.advise import advisor
 from laconic.analysis.advise.advice import Advice
-from laconic.analysis.advise.figures import Figures, measure
+from laconic.analysis.advise.figures import AdviceFigures, measure
 from laconic.analysis.advise.watch import ARENA, MIB
 from laconic.sgx import costs
 from laconic.trace.schema import CHOSEN
@@ -86,7 +86,7 @@ class Program(Builder):
         return self.end()
 
 
-def measured(path: str) -> Figures:
+def measured(path: str) -> AdviceFigures:
     """The figures of a trace."""
     return measure(lambda: laconic.trace.open(path), PROFILE)
 

@@ -39,7 +39,7 @@ from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
 from laconic.sgx.pal.edmm import ACCEPTED, CHANGED, PENDING_PAGE, RETYPED, TRIMMED, Edmm, PalError
 from laconic.strategies.classify import Classify
-from laconic.strategies.strict import Watch, breaches
+from laconic.strategies.strict import StrictChecker, breaches
 from tests.helpers.enclaveworld import BASE, HEAP, PAGE, Answers
 
 #: All that a program and a library OS can use, in bytes.
@@ -166,7 +166,7 @@ class Enclosed(Answers):
         self.space, self.touches = space, touches
         self.driver = Driver.ready(0, SIZE, self.epc, self.pte, self.plan)
         self.machine = Recorder(self.driver, book)
-        self.watch = Watch(self.machine, space)
+        self.watch = StrictChecker(self.machine, space)
 
     @property
     def counts(self) -> Counts:

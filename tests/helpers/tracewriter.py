@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from laconic.trace.records import Call, Exit, Record
+from laconic.trace.records import CallRecord, Exit, Record
 
 _TOP = 1 << 64
 _PROT = ((1, "PROT_READ"), (2, "PROT_WRITE"), (4, "PROT_EXEC"), (8, "PROT_SEM"),
@@ -102,7 +102,7 @@ def steps(records: Iterable[Record]) -> Iterator[Step]:
                 record.pid,
                 record.tid,
             )
-        if not isinstance(record, Call):
+        if not isinstance(record, CallRecord):
             continue
         where: dict[str, Any] = {"pid": record.pid, "tid": record.tid}
         if record.call == "mmap" and record.file is not None and record.args[4] < 1 << 31:

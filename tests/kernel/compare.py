@@ -19,7 +19,7 @@ from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma, describe
 from laconic.tracer.mediate import Mediator
-from laconic.tracer.process import Mm, Pending, Thread
+from laconic.tracer.process import PendingCall, TracedMm, TracedThread
 from laconic.tracer.verify import first_difference
 from tests.kernel.child import Child, Ended, reap
 from tests.kernel.tolerances import CUT_APART, RESULT_ONLY, cut_apart, tolerated, vanished
@@ -57,7 +57,7 @@ class _Side:
     def __init__(self, child: Child, observe: bool, counts: Counter[str] | None) -> None:
         self.child = child
         self.space, self.bases = open_space(child)
-        self.thread = Thread(child.pid, child.pid, Mm(self.space))
+        self.thread = TracedThread(child.pid, child.pid, TracedMm(self.space))
         self.thread.mm.busy = self.thread  # its call is always the one under way
         self.thread.read_implies_exec = bool(proc.personality(child.pid) & proc.READ_IMPLIES_EXEC)
         self.mediator = Mediator(only_changes, Ledger(), observe=observe)
@@ -129,7 +129,7 @@ class Prediction(_Side):
         self.counts["failed"] += is_error(value)
         if reason in RESULT_ONLY:
             value = outcome.result
-        self.mediator.settle(self.thread, Pending(call, outcome, args), value)
+        self.mediator.settle(self.thread, PendingCall(call, outcome, args), value)
         return why or self.difference()
 
 
@@ -186,7 +186,7 @@ class ThroughPal(_Side):
             return self.mediator.manager.finish_elided(call.name, outcome)
         self.counts["host calls"] += 1
         value = self.child.call(call.name, *host_args)
-        self.mediator.settle(self.thread, Pending(call, outcome, host_args), value)
+        self.mediator.settle(self.thread, PendingCall(call, outcome, host_args), value)
         return value
 
     def _apart(self) -> str | None:

@@ -18,7 +18,7 @@ from laconic.memory.calls import Call
 from laconic.strategies.classify import Classify
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.laconic import Laconic
-from laconic.strategies.strict import Watch
+from laconic.strategies.strict import StrictChecker
 from tests.helpers.enclaveworld import BASE, Program, machine
 from tests.helpers.enclosed import Enclosed
 from tests.model.strictsteps import STRATEGIES, check, make, random_step
@@ -86,12 +86,12 @@ def test_a_hundred_thousand_random_steps(name: str, block: int) -> None:
 
 
 class Watched(Program[Strategy]):
-    """A program of which a `Watch` sees every leaf."""
+    """A program of which a `StrictChecker` sees every leaf."""
 
     def __init__(self, maker: type[Strategy]) -> None:
         there = machine()
         super().__init__(maker, there)
-        self.watch = Watch(there, self.space)
+        self.watch = StrictChecker(there, self.space)
 
     def tell(self, call: MemoryCall) -> None:
         self.watch.expect(call.changes)

@@ -20,7 +20,7 @@ import pytest
 from laconic.analysis.info import contents
 from laconic.replay import replay_trace
 from laconic.trace import open as open_trace
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.tracer import attach
 from tests.tracer.lab import (
     COMMAND,
@@ -114,7 +114,7 @@ def finished(process: subprocess.Popen[str], words: str = "") -> str:
 
 def replayed(path: Path) -> dict[str, int]:
     """The calls of a trace by name, whose replay must agree with every result."""
-    done = replay_trace(Trace(str(path)), check=True)
+    done = replay_trace(TraceReader(str(path)), check=True)
     assert done.check is not None and done.loss == []
     assert not done.check.counts, done.check.differences[:3]
     return {name: line.calls for name, line in done.ledger.by_call.items()}
@@ -281,7 +281,7 @@ def test_laconic_is_killed(mode: str, tmp_path: Path) -> None:
         wait_until(lambda: untouched(program.pid), "the kernel to let go")
         assert finished(program).endswith("done\n")
     wait_until(lambda: trace.stat().st_size > 1000, "what was recorded")
-    done = replay_trace(Trace(str(trace)), check=True)
+    done = replay_trace(TraceReader(str(trace)), check=True)
     assert done.check is not None and not done.check.counts
     assert any("was not ended in order" in loss for loss in done.loss)
 

@@ -19,7 +19,7 @@ from laconic.analysis.callers import REDUNDANT, callers
 from laconic.analysis.sites import sites
 from laconic.analysis.suppressions import BUILT_IN
 from laconic.stacks.symbolize import Symbolizer
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.stacks import Stacks
 from tests.tracer.lab import COMMAND, PROGRAMS, environment, run_alone, tool
 
@@ -372,7 +372,9 @@ class TestBuiltInSuppressions:
             *command,
         ]
         assert run_alone([*COMMAND, *words], env=environment()).returncode == 0
-        found = sites(Trace(str(tmp_path / "a.trace")), stacks=Stacks(Symbolizer(directories)))
+        found = sites(
+            TraceReader(str(tmp_path / "a.trace")), stacks=Stacks(Symbolizer(directories))
+        )
         hidden = callers(found, sort=REDUNDANT, suppressions=BUILT_IN)
         shown = callers(found, sort=REDUNDANT)
         ours = {"libc.so.6", "ld-linux-x86-64.so.2"}
@@ -427,7 +429,7 @@ class TestBuiltInSuppressions:
         trace = tmp_path / "a.trace"
         words = ["run", "--quiet", "-o", str(trace), "--stacks", "all", "--", str(target)]
         assert run_alone([*COMMAND, *words], env=environment()).returncode == 0
-        every = sites(Trace(str(trace)))
+        every = sites(TraceReader(str(trace)))
         found = callers(every, sort=REDUNDANT, suppressions=BUILT_IN)
         counts = {one.call: one.redundant for one in found.callers if one.name == "ask"}
         assert (

@@ -21,7 +21,7 @@ from laconic.report.callers import missing_lines
 from laconic.stacks.memory import Memory
 from laconic.stacks.python import RELEASED, Interpreter, Unsupported, layout_of, line_table
 from laconic.stacks.table import PYTHON, Tables
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES
 from laconic.trace.stacks import Stacks
 from tests.tracer.lab import COMMAND, PROGRAMS, environment, run_alone
@@ -74,7 +74,7 @@ class Call(NamedTuple):
 def calls(trace: Path) -> Iterator[Call]:
     """The madvise calls of a trace. No symbols are read, which takes seconds for an interpreter."""
     stacks = Stacks()
-    for row in Trace(str(trace)).rows():
+    for row in TraceReader(str(trace)).rows():
         stacks.take(row)
         if row.event == CODES["madvise"]:
             frames = stacks.frames(stacks.next[row.tid])
@@ -159,7 +159,7 @@ def test_older_versions_keep_their_c_frames(python: str, tmp_path: Path) -> None
     call = call_of(tmp_path / "a.trace", 14)
     assert not call.lines and "python3.10" in str(call.modules)
     stacks = Stacks()
-    for row in Trace(str(tmp_path / "a.trace")).rows():
+    for row in TraceReader(str(tmp_path / "a.trace")).rows():
         stacks.take(row)
     told = "\n".join(missing_lines(stacks, 500))
     assert told.startswith("no Python lines of") and told.count("\n") == 0

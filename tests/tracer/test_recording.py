@@ -25,7 +25,7 @@ from laconic.commands import main
 from laconic.linux.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
 from laconic.replay import replay_trace
 from laconic.report.replay import as_json
-from laconic.trace.records import Call, End, Exit, Program, Record
+from laconic.trace.records import CallRecord, End, Exit, ProgramRecord, Record
 from tests.tracer.lab import (
     COMMAND,
     STRATEGIES,
@@ -106,9 +106,11 @@ def events(path: Path) -> list[Record]:
     return found
 
 
-def calls(path: Path, *names: str) -> list[Call]:
+def calls(path: Path, *names: str) -> list[CallRecord]:
     """The calls of some names."""
-    return [record for record in events(path) if isinstance(record, Call) and record.call in names]
+    return [
+        record for record in events(path) if isinstance(record, CallRecord) and record.call in names
+    ]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_process_calls_that_fail_and_that_do_not(tmp_path: Path) -> None:
     vforked, forked = started[2:]
     assert vforked.call == "vfork" and vforked.result == execs[2].pid
     found = events(path)
-    programs = [record for record in found if isinstance(record, Program)]
+    programs = [record for record in found if isinstance(record, ProgramRecord)]
     assert [program.pid for program in programs] == [first.pid, vforked.result]
     assert programs[1].about["argv"] == ["true"] and programs[1].about["bits"] == 64
     statuses = {record.pid: record.status for record in found if isinstance(record, Exit)}
@@ -440,7 +442,7 @@ def test_redacted_traces_hold_no_name(tmp_path: Path) -> None:
         assert again["by_call"] == run.figures["by_call"]
         trace = laconic.trace.open(str(path))
         assert trace.redacted
-        program_rows = [record for record in trace if isinstance(record, Program)]
+        program_rows = [record for record in trace if isinstance(record, ProgramRecord)]
         asked = [call.path for call in calls(path, "execve")]
         assert program_rows[-1].about["path"] == asked[-1]
         mapped = {call.file.file.path for call in calls(path, "mmap") if call.file}
@@ -474,7 +476,7 @@ def test_a_32_bit_program(tmp_path: Path) -> None:
     program = can_run_32_bit(tmp_path)
     run = record(path, program)
     assert run.status == 7
-    (about,) = (record.about for record in events(path) if isinstance(record, Program))
+    (about,) = (record.about for record in events(path) if isinstance(record, ProgramRecord))
     assert about["bits"] == 32
     same_figures(path, run)
     for verb in ("replay", "info"):

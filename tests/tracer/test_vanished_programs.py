@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from laconic.linux.proc import program_path
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES
 from laconic.trace.stacks import Stacks
 from tests.tracer.lab import COMMAND, compiler, environment, run_alone
@@ -40,7 +40,7 @@ def test_names_of_a_deleted_program(tmp_path: Path, redact: bool) -> None:
     )
     record(tmp_path / "a.trace", "sh", "-c", script, options=("--redact",) * redact)
     stacks, shown = Stacks(), []
-    for row in Trace(str(tmp_path / "a.trace")).rows():
+    for row in TraceReader(str(tmp_path / "a.trace")).rows():
         stacks.take(row)
         if row.event == CODES["mprotect"]:
             shown.append(stacks.next[row.tid])
@@ -67,7 +67,7 @@ def test_names_of_programs_are_those_that_were_executed(tmp_path: Path) -> None:
     record(tmp_path / "a.trace", "sh", "-c", f"cd {tmp_path} && ./script")
     programs = [
         json.loads(row.data)["path"]
-        for row in Trace(str(tmp_path / "a.trace")).rows()
+        for row in TraceReader(str(tmp_path / "a.trace")).rows()
         if row.event == CODES["program"]
     ]
     assert programs[-4:] == [str(tmp_path / name) for name in ("server",) * 3 + ("check",)]

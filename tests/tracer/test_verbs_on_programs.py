@@ -21,7 +21,7 @@ from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import sites
 from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.tracer.lab import COMMAND, PATIENCE, build, environment, run_alone
 
 #: Each verb with what it needs, OLD being a trace; the file that it writes goes to its working
@@ -145,7 +145,7 @@ def test_the_trace_is_kept(verb: str, old: Path, tmp_path: Path) -> None:
         options = (KEEP[verb], kept, *(("--force",) if status else ()))
         done = told(verb, old, tmp_path, "sh", "-c", f"exit {status}", options=options)
         assert done.returncode == status, done.stderr
-        trace = Trace(str(kept))
+        trace = TraceReader(str(kept))
         end = list(trace.rows())[-1]
         assert (trace.loss, end.a0) == (None, status)
 

@@ -17,7 +17,7 @@ from laconic.sgx.costs import CostProfile, load
 from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
 from laconic.strategies import full_name
 from laconic.strategies.options import show_switch
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.selection import Selection
 
 #: The first and the last rows of the table. They are not switches.
@@ -69,7 +69,7 @@ class Ablation:
 
 
 def ablate(
-    traces: Sequence[Trace],
+    traces: Sequence[TraceReader],
     profile: CostProfile | None = None,
     *,
     progress: Progress | None = None,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from laconic.analysis.callers import REDUNDANT, UNKNOWN
-from laconic.analysis.frames import Names, own_frames
+from laconic.analysis.frames import StackPlaces, own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import EVERY_CALL, Sites
 from laconic.analysis.suppressions import Suppression, matching
@@ -80,7 +80,7 @@ class Tally:
         self.cycles += round(high)
 
 
-class Enclave(NamedTuple):
+class EnclaveBasis(NamedTuple):
     """The enclave to which the enclave host calls and the cycles of figures belong."""
 
     strategy: str
@@ -88,7 +88,7 @@ class Enclave(NamedTuple):
 
 
 @dataclass(slots=True)
-class Figures:
+class RunFigures:
     """The figures of one run; `name` is their source.
 
     `hidden` of the redundant calls in `total` were suppressed, and belong to no site. `by_call` and
@@ -135,8 +135,8 @@ def from_sites(
     found: Sites,
     name: str,
     suppressions: Iterable[Suppression] = (),
-    enclave: Enclave | None = None,
-) -> Figures:
+    enclave: EnclaveBasis | None = None,
+) -> RunFigures:
     """Return the figures of a trace. `enclave` must be one of those that `found` has counted; a
     site's cost is that of its calls and of the first touches of the pages that they mapped.
 
@@ -147,7 +147,7 @@ def from_sites(
     rules = list(suppressions)
     hiding = [rule for rule in rules if not rule.only_redundant]
     quieting = [rule for rule in rules if rule.only_redundant]
-    figures = Figures(
+    figures = RunFigures(
         name, Tally(ledger.calls, ledger.redundant, ledger.host_calls), by_call={}, sites={}
     )
     assert figures.by_call is not None and figures.sites is not None
@@ -168,7 +168,7 @@ def from_sites(
         places = (
             own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
         )
-        names = Names(places)
+        names = StackPlaces(places)
         rule = matching(hiding, site.call, site.program, names) if places else None
         redundant = site.redundant
         if rule is not None:
@@ -198,7 +198,7 @@ def from_sites(
     return figures
 
 
-def as_json(figures: Figures) -> dict[str, Any]:
+def as_json(figures: RunFigures) -> dict[str, Any]:
     """Return what `check --write-baseline` writes and `from_json` reads."""
     sites = sorted((figures.sites or {}).items(), key=lambda item: item[0])
     return {
@@ -218,7 +218,7 @@ def _named(tallies: Mapping[str, Tally], enclave: object) -> dict[str, dict[str,
     return {name: _tally(tally, enclave) for name, tally in sorted(tallies.items())}
 
 
-def enclave_json(figures: Figures) -> dict[str, Any]:
+def enclave_json(figures: RunFigures) -> dict[str, Any]:
     """Return the key `enclave`, which states the strategy and the cost profile of the enclave
     figures."""
     strategy, profile = figures.enclave or ("", "")
@@ -235,7 +235,7 @@ def enclave_numbers(tally: Tally) -> dict[str, int]:
     return {name: getattr(tally, name) for name in ENCLAVE}
 
 
-def from_json(data: Any, name: str) -> Figures:
+def from_json(data: Any, name: str) -> RunFigures:
     """Return the figures in the JSON of one of the verbs. O(size). Raises LaconicError if another
     program wrote it."""
     reader = None
@@ -260,9 +260,9 @@ def from_json(data: Any, name: str) -> Figures:
         raise LaconicError(f"{name!r} is damaged, {what}: make it again") from None
 
 
-def _baseline(data: Mapping[str, Any], name: str) -> Figures:
+def _baseline(data: Mapping[str, Any], name: str) -> RunFigures:
     _readable(data["baseline"], SCHEMAS["baseline"], name)
-    figures = Figures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
+    figures = RunFigures(name, _read(data), _count(data, "hidden"), whole=bool(data["whole"]))
     figures.is_baseline = True
     if "enclave" in data:
         figures.enclave = str(data["enclave"]["strategy"]), str(data["enclave"]["costs"])
@@ -275,24 +275,24 @@ def _baseline(data: Mapping[str, Any], name: str) -> Figures:
     return figures
 
 
-def _run(data: Mapping[str, Any], name: str) -> Figures:
+def _run(data: Mapping[str, Any], name: str) -> RunFigures:
     # The sums of run, replay and live have the same keys; only live has sites.
     command = "live" if "sites" in data else "run"
     _readable(data["schema"], SCHEMAS[command], name)
     by_call = {call: _read(line) for call, line in data["by_call"].items()}
-    return Figures(name, _read(data), by_call=by_call)
+    return RunFigures(name, _read(data), by_call=by_call)
 
 
-def _check(data: Mapping[str, Any], name: str) -> Figures:
+def _check(data: Mapping[str, Any], name: str) -> RunFigures:
     _readable(data["schema"], SCHEMAS["check"], name)
     # Its offenders are some of the sites; the other sites are unknown.
     hidden = _count(data, "hidden")
     total = _read(data)
     total.redundant += hidden
-    return Figures(name, total, hidden)
+    return RunFigures(name, total, hidden)
 
 
-def _callers(data: Mapping[str, Any], name: str) -> Figures:
+def _callers(data: Mapping[str, Any], name: str) -> RunFigures:
     _readable(data["schema"], SCHEMAS["callers"], name)
     if data["by"] != "function" or data["inverted"]:
         how = "--inverted" if data["inverted"] else f"--by {data['by']}"
@@ -300,7 +300,7 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
             f"{name!r} was made with {how}, which names no sites: make it again without"
         )
     hidden = sum(_count(line, "redundant") for line in data["suppressed"])
-    figures = Figures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
+    figures = RunFigures(name, _read(data), hidden, sites={}, whole=data["stackless"] == 0)
     # Sites without redundant calls are not listed if they are sorted by redundant calls.
     complete = data["sort"] != REDUNDANT
     figures.whole &= complete
@@ -333,7 +333,7 @@ def _callers(data: Mapping[str, Any], name: str) -> Figures:
     return figures
 
 
-def _caller(line: Mapping[str, Any], figures: Figures) -> Tally:
+def _caller(line: Mapping[str, Any], figures: RunFigures) -> Tally:
     # A line of callers; its calls count only if the calls of all lines are known.
     tally = Tally(redundant=_count(line, "redundant"))
     if figures.whole:

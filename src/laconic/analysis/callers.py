@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from laconic.analysis.frames import Names, own_frames, own_line
+from laconic.analysis.frames import StackPlaces, own_frames, own_line
 from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, Sites, Work
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx import costs
@@ -72,7 +72,7 @@ class Caller(Work):
         return max(self.stacks, key=lambda number: (self.stacks[number], -number), default=NO_STACK)
 
 
-class Span(NamedTuple):
+class CycleSpan(NamedTuple):
     """Cycles at the low and at the high end of a cost profile."""
 
     low: float
@@ -111,13 +111,13 @@ class Callers(Table):
     stackless: int = 0
     stackless_redundant: int = 0
 
-    def cycles(self, caller: Work, strategy: str = EVERY_CALL) -> Span:
+    def cycles(self, caller: Work, strategy: str = EVERY_CALL) -> CycleSpan:
         """Return what a caller costs in an enclave under `strategy`, touched pages included."""
-        return Span(*self.profile.cycles(caller.cost(strategy)))
+        return CycleSpan(*self.profile.cycles(caller.cost(strategy)))
 
-    def total(self, strategy: str = EVERY_CALL) -> Span:
+    def total(self, strategy: str = EVERY_CALL) -> CycleSpan:
         """Return what the whole program costs."""
-        return Span(*self.profile.cycles(self.totals.get(strategy, Counts())))
+        return CycleSpan(*self.profile.cycles(self.totals.get(strategy, Counts())))
 
     @property
     def hidden(self) -> Counter[str]:
@@ -203,7 +203,7 @@ def callers(
             result.stackless += site.calls
             result.stackless_redundant += site.redundant
         weight = _weight(site, sort, result)
-        rule = matching(rules, site.call, site.program, Names(places)) if places else None
+        rule = matching(rules, site.call, site.program, StackPlaces(places)) if places else None
         if rule is not None:
             caller = result.suppressed.get(rule.reason)
             if caller is None:
@@ -211,7 +211,7 @@ def callers(
                 result.suppressed[rule.reason] = caller
             _enter(caller, site, weight, False)
             continue
-        quiet = matching(quieting, site.call, site.program, Names(places)) if places else None
+        quiet = matching(quieting, site.call, site.program, StackPlaces(places)) if places else None
         guessed = bool(places) and found.stacks.guessed(site.stack)
         for key, caller in _keys(by, inverted, site, places):
             caller = grouped.setdefault(key, caller)

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from laconic.analysis import callers, diff
-from laconic.analysis.baseline import Figures, Key, Tally
+from laconic.analysis.baseline import Key, RunFigures, Tally
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 
 REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
@@ -69,7 +69,7 @@ class Limits(NamedTuple):
 
     max_redundant: Limit | None = None
     max_host_calls: int | None = None
-    baseline: Figures | None = None
+    baseline: RunFigures | None = None
     tolerance: Limit = NONE
     max_enclave_host_calls: int | None = None
     max_cycles: int | None = None
@@ -105,7 +105,7 @@ class Verdict(NamedTuple):
     was: Tally | None = None
 
 
-def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
+def check(figures: RunFigures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
     """Return a verdict for each rule. `sort` is the order of offenders, one of `SORTS`. Costs and
     host calls are those of an enclave; without one, the offenders that have most of what the rule
     counts come first. Under the rule of a baseline with the same enclave, offenders are sorted by
@@ -123,7 +123,7 @@ def check(figures: Figures, limits: Limits, sort: str = callers.COST) -> list[Ve
 
 
 def _ordered(
-    offenders: tuple[Offender, ...], sort: str, figures: Figures, grown: bool
+    offenders: tuple[Offender, ...], sort: str, figures: RunFigures, grown: bool
 ) -> tuple[Offender, ...]:
     # The sort is stable: equal offenders stay in the order of what the rule counts. `grown`: sort
     # by the increase over the baseline.
@@ -142,7 +142,7 @@ def _ordered(
     return tuple(sorted(offenders, key=lambda one: -value(one)))
 
 
-def _verdicts(figures: Figures, limits: Limits) -> list[Verdict]:
+def _verdicts(figures: RunFigures, limits: Limits) -> list[Verdict]:
     verdicts = []
     if limits.max_redundant is not None:
         verdicts.append(_redundant(figures, limits.max_redundant))
@@ -161,7 +161,7 @@ def _share(part: int, whole: int) -> str:
     return f" ({100 * part / whole:.1f} %)" if whole else ""
 
 
-def _redundant(figures: Figures, limit: Limit) -> Verdict:
+def _redundant(figures: RunFigures, limit: Limit) -> Verdict:
     found, calls = figures.redundant, figures.total.calls
     sentence = f"{figures.total.redundant:,} of {calls:,} memory calls changed nothing"
     if figures.hidden:
@@ -172,7 +172,7 @@ def _redundant(figures: Figures, limit: Limit) -> Verdict:
     return Verdict(REDUNDANT, "redundant", False, sentence, _worst(figures, "redundant"))
 
 
-def _host_calls(figures: Figures, most: int) -> Verdict:
+def _host_calls(figures: RunFigures, most: int) -> Verdict:
     host_calls = figures.total.host_calls
     sentence = f"{host_calls:,} host calls; {most:,} may be"
     if host_calls <= most:
@@ -180,7 +180,7 @@ def _host_calls(figures: Figures, most: int) -> Verdict:
     return Verdict(HOST_CALLS, "host_calls", False, sentence, _worst(figures, "host_calls"))
 
 
-def _enclave_host_calls(figures: Figures, most: int) -> Verdict:
+def _enclave_host_calls(figures: RunFigures, most: int) -> Verdict:
     host_calls = figures.total.enclave_host_calls
     sentence = f"{host_calls:,} enclave host calls under {_strategy(figures)}; {most:,} may be"
     kept = host_calls <= most
@@ -188,24 +188,24 @@ def _enclave_host_calls(figures: Figures, most: int) -> Verdict:
     return Verdict(ENCLAVE_HOST_CALLS, what, kept, sentence, () if kept else _worst(figures, what))
 
 
-def _cycles(figures: Figures, most: int) -> Verdict:
+def _cycles(figures: RunFigures, most: int) -> Verdict:
     sentence = f"{{now}} in an enclave under {_strategy(figures)}; {{most}} may be"
     kept = figures.total.cycles <= most
     offenders = () if kept else _worst(figures, "cycles")
     return Verdict(CYCLES, "cycles", kept, sentence, offenders, most)
 
 
-def _strategy(figures: Figures) -> str:
+def _strategy(figures: RunFigures) -> str:
     return figures.enclave[0] if figures.enclave else "?"
 
 
-def _tallies(figures: Figures, by_site: bool) -> Mapping[Key, Tally]:
+def _tallies(figures: RunFigures, by_site: bool) -> Mapping[Key, Tally]:
     if by_site:
         return figures.sites or {}
     return {Key(call): tally for call, tally in (figures.by_call or {}).items()}
 
 
-def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
+def _worst(figures: RunFigures, what: str) -> tuple[Offender, ...]:
     # Stacks of redundant calls only do not show where host calls are made.
     by_site = figures.sites is not None and (figures.whole or what != "host_calls")
     known = figures.whole or not by_site
@@ -217,20 +217,20 @@ def _worst(figures: Figures, what: str) -> tuple[Offender, ...]:
     return tuple(found)
 
 
-def _others(figures: Figures) -> Iterator[Offender]:
+def _others(figures: RunFigures) -> Iterator[Offender]:
     # Work without a site counts too: suppressed sites, and the work around the calls.
     for kind, tallies in ((SUPPRESSED, figures.suppressed), (AROUND, figures.around)):
         for name, tally in tallies.items():
             yield Offender(Key("", name), tally, figures.whole, kind=kind)
 
 
-def _before(one: Offender, baseline: Figures) -> Tally:
+def _before(one: Offender, baseline: RunFigures) -> Tally:
     # Return the baseline's tally of one of `_others`.
     tallies = baseline.suppressed if one.kind == SUPPRESSED else baseline.around
     return tallies.get(one.key.function, Tally())
 
 
-def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Verdict]:
+def _baseline(figures: RunFigures, baseline: RunFigures, tolerance: Limit) -> list[Verdict]:
     by_site = figures.sites is not None and baseline.sites is not None
     sums_alone = baseline.sites is None and baseline.by_call is None
     # A run's own JSON contains no suppressions.
@@ -273,7 +273,9 @@ def _baseline(figures: Figures, baseline: Figures, tolerance: Limit) -> list[Ver
     return verdicts
 
 
-def _more(figures: Figures, baseline: Figures, tolerance: Limit, what: str, more: str) -> Verdict:
+def _more(
+    figures: RunFigures, baseline: RunFigures, tolerance: Limit, what: str, more: str
+) -> Verdict:
     # Compare an enclave figure with the baseline's; the sites whose figure grew most come first.
     now, was = getattr(figures.total, what), getattr(baseline.total, what)
     sentence = f"{now:,} enclave host calls, {was:,} in the baseline{more}"
@@ -296,7 +298,7 @@ def _allowed(was: int, tolerance: Limit) -> Fraction:
     return was + tolerance.of(was)
 
 
-def _more_host_calls(figures: Figures, baseline: Figures) -> tuple[Offender, ...]:
+def _more_host_calls(figures: RunFigures, baseline: RunFigures) -> tuple[Offender, ...]:
     by_site = figures.whole and baseline.whole
     if not by_site and baseline.by_call is None:
         return ()

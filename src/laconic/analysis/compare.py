@@ -45,7 +45,7 @@ from laconic.strategies import (
     strategy,
 )
 from laconic.trace.charts import Bar, Chart
-from laconic.trace.reader import Trace, location
+from laconic.trace.reader import TraceReader, location
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
 
@@ -217,7 +217,7 @@ class HostCalls(Table):
 
 
 def compare(
-    trace: Trace | str,
+    trace: TraceReader | str,
     strategies: Given | Iterable[Given] = (*NAMES, BOUND),
     profile: CostProfile | str | None = None,
     *,
@@ -238,7 +238,7 @@ def compare(
     Raises LaconicError for an unknown strategy, for two with the same name, or if the trace cannot
     be read. O(events × strategies); memory for the figures of each process and call.
     """
-    trace = Trace(trace) if isinstance(trace, str) else trace
+    trace = TraceReader(trace) if isinstance(trace, str) else trace
     model = model or Model()
     if not isinstance(profile, CostProfile):
         profile = load(DEFAULT if profile is None else profile)
@@ -283,7 +283,7 @@ def compare(
 
 
 def compare_host_calls(
-    trace: Trace | str,
+    trace: TraceReader | str,
     strategies: Given | Iterable[Given] = ON_LINUX,
     progress: Progress | None = None,
 ) -> HostCalls:
@@ -292,7 +292,7 @@ def compare_host_calls(
 
     Arguments and errors are those of `compare`. O(events × strategies).
     """
-    trace = Trace(trace) if isinstance(trace, str) else trace
+    trace = TraceReader(trace) if isinstance(trace, str) else trace
     tell = progress or (lambda at: None)
     rules = {each: linux_rule(each) for each in as_list(strategies)}
     count = len(set(rules.values()))
@@ -317,7 +317,7 @@ class Direct:
 
 
 def compare_direct(
-    trace: Trace, names: Sequence[str], settings: Settings, progress: Progress | None = None
+    trace: TraceReader, names: Sequence[str], settings: Settings, progress: Progress | None = None
 ) -> Direct:
     """Return the system calls that gramine-direct, Gramine's Linux PAL, would make under each
     strategy of `names`.
@@ -347,7 +347,7 @@ def compare_direct(
 # Replays
 
 
-def _is_long(trace: Trace) -> bool:
+def _is_long(trace: TraceReader) -> bool:
     events = 0
     for batch in trace.batches():
         events += len(batch)
@@ -421,7 +421,7 @@ def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, R
     return partial(verified, make=make, report=report, pte=pte)
 
 
-def _replay(trace: Trace, task: _Task, progress: Progress) -> _Part:
+def _replay(trace: TraceReader, task: _Task, progress: Progress) -> _Part:
     reports: dict[str, Report] = {}
     makers = {
         display_name(maker): _maker(maker, task.profile, task.model, reports)
@@ -464,7 +464,7 @@ def _part_way(tell: Progress, before: int, of: int, size: int, at: int) -> None:
     tell((before * size + at) // of)
 
 
-def _in_turn(tasks: Sequence[_Task], trace: Trace, tell: Progress) -> list[_Part]:
+def _in_turn(tasks: Sequence[_Task], trace: TraceReader, tell: Progress) -> list[_Part]:
     of = len(tasks)
     return [
         _replay(trace, task, partial(_part_way, tell, nr, of, trace.size))
@@ -540,7 +540,7 @@ def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
 def _work(sender: Connection, task: _Task) -> None:
     # Runs in such a process. If its parent is gone, it ends with its next message.
     try:
-        message: Any = _replay(Trace(task.path), task, sender.send)
+        message: Any = _replay(TraceReader(task.path), task, sender.send)
     except BrokenPipeError:
         return
     except LaconicError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from laconic.analysis.baseline import Figures, Key, Tally
+from laconic.analysis.baseline import Key, RunFigures, Tally
 from laconic.analysis.callers import (
     AROUND,
     CALLS,
@@ -14,7 +14,7 @@ from laconic.analysis.callers import (
     REDUNDANT,
     SITE,
     SUPPRESSED,
-    Span,
+    CycleSpan,
 )
 
 #: The sort orders of sites, with the meanings of `callers.SORTS`.
@@ -50,10 +50,12 @@ class Delta:
         return self.now.calls - self.was.calls
 
     @property
-    def cycles(self) -> Span:
+    def cycles(self) -> CycleSpan:
         """The increase of cycles (negative for a decrease), at the low and at the high end of the
         cost profile."""
-        return Span(self.now.cycles_low - self.was.cycles_low, self.now.cycles - self.was.cycles)
+        return CycleSpan(
+            self.now.cycles_low - self.was.cycles_low, self.now.cycles - self.was.cycles
+        )
 
     def weights(self, sort: str) -> tuple[float, ...]:
         """Return by how much it regressed, with the quantity `sort` (one of `SORTS`) first."""
@@ -85,7 +87,7 @@ class Difference:
     `others` are suppressed sites by their reason, and what a library OS does around the calls; only
     if the costs of both runs are known. `whole`: the sites' `calls` and `host_calls` are known in
     both; otherwise they are 0, and only `redundant` was compared. `hidden`: suppressed redundant
-    calls, in the first and in the second. `missing` is as in `Figures`, of both. `enclave`: the
+    calls, in the first and in the second. `missing` is as in `RunFigures`, of both. `enclave`: the
     enclave of the enclave figures; None if one side lacks them, or has those of a different
     enclave.
     """
@@ -114,7 +116,7 @@ class Difference:
         return _ranked([*(self.sites or ()), *self.others], self.sort)
 
 
-def diff(first: Figures, second: Figures, sort: str = COST) -> Difference:
+def diff(first: RunFigures, second: RunFigures, sort: str = COST) -> Difference:
     """Compare two runs. `sort` is one of `SORTS`; if the costs that it needs are unknown, sites are
     sorted by redundant calls, and a note reports that. O(calls + sites), plus sorting them."""
     notes = []
@@ -172,7 +174,7 @@ def diff(first: Figures, second: Figures, sort: str = COST) -> Difference:
     )
 
 
-def _without_costs(first: Figures, second: Figures) -> list[str]:
+def _without_costs(first: RunFigures, second: RunFigures) -> list[str]:
     # Return why no costs are compared.
     if first.enclave and second.enclave:
         return ["the enclave figures are not of one enclave, and are not compared"]
@@ -191,7 +193,7 @@ def _comparable(sites: Mapping[Key, Tally], whole: bool, known: bool) -> Mapping
     return {key: _total(tally, known) for key, tally in sites.items()}
 
 
-def _others(first: Figures, second: Figures, sort: str) -> list[Delta]:
+def _others(first: RunFigures, second: RunFigures, sort: str) -> list[Delta]:
     found: list[Delta] = []
     for kind, was, now in (
         (SUPPRESSED, first.suppressed, second.suppressed),

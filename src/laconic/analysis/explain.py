@@ -21,9 +21,9 @@ from laconic.replay.assumed import affected
 from laconic.replay.enclaves import TOUCH, Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener
-from laconic.replay.thread import Mm, Thread
+from laconic.replay.thread import Mm, ReplayedThread
 from laconic.strategies import NAMES, strategy
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES, EVENTS, MEMORY_CODES, NO_RESULT, UNFINISHED, Row
 from laconic.trace.selection import RowFilter, Selection
 from laconic.trace.stacks import NO_STACK, Stacks
@@ -83,7 +83,7 @@ class Explanation:
 
 
 def locate(
-    trace: Trace,
+    trace: TraceReader,
     event: str,
     progress: Callable[[int], None] | None = None,
     selection: Selection | None = None,
@@ -159,7 +159,7 @@ def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bo
     )
 
 
-def _nowhere(event: str, trace: Trace, last: int, calls: Sequence[int], time: int) -> str:
+def _nowhere(event: str, trace: TraceReader, last: int, calls: Sequence[int], time: int) -> str:
     if last < 0:
         return f"there is no event {event}: {trace.path!r} has none at all"
     count = sum(calls)
@@ -179,7 +179,7 @@ def _nowhere(event: str, trace: Trace, last: int, calls: Sequence[int], time: in
 
 
 def explain(
-    trace: Trace,
+    trace: TraceReader,
     event: str,
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
@@ -212,7 +212,7 @@ def explain(
 class _Explainer(Listener):
     # Follows a replay up to one call, under every strategy, and records what that call alone does.
 
-    def __init__(self, trace: Trace, found: Found, enclaves: Enclaves) -> None:
+    def __init__(self, trace: TraceReader, found: Found, enclaves: Enclaves) -> None:
         self.trace = trace
         self.found = found
         self.enclaves = enclaves
@@ -225,7 +225,7 @@ class _Explainer(Listener):
         self._committed: tuple[Change, ...] = ()
         self._watching = False
 
-    def call_begins(self, number: int, row: Row, thread: Thread) -> None:
+    def call_begins(self, number: int, row: Row, thread: ReplayedThread) -> None:
         """Note what the pages are, and what the enclaves did, before the call."""
         self._watching = number in (self.found.number, self.found.begin)
         if not self._watching or thread.mm.space is None:

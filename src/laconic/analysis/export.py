@@ -18,7 +18,7 @@ from laconic.stacks.symbolize import Place
 from laconic.stacks.table import Frame, Module
 from laconic.strategies import maker
 from laconic.trace.exporters.columns import CallFacts
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import Row
 from laconic.trace.stacks import NO_STACK, Stacks
 
@@ -127,7 +127,7 @@ class CallAnalysis(Listener):
 
 
 def analyse_calls(
-    trace: Trace,
+    trace: TraceReader,
     profile: CostProfile | None,
     progress: Callable[[int], None] | None = None,
 ) -> CallAnalysis:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from laconic.analysis.callers import UNKNOWN
-from laconic.analysis.frames import Names, own_frames
+from laconic.analysis.frames import StackPlaces, own_frames
 from laconic.analysis.sites import EVERY_CALL, Sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx import costs
@@ -83,7 +83,7 @@ def flames(
         places = (
             own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else ()
         )
-        rule = matching(rules, site.call, site.program, Names(places)) if places else None
+        rule = matching(rules, site.call, site.program, StackPlaces(places)) if places else None
         if rule is not None:
             if redundant:
                 result.hidden[rule.reason] += calls

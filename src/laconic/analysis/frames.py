@@ -19,7 +19,7 @@ _GO = re.compile(
 )
 
 
-class Names:
+class StackPlaces:
     """The places of a stack, for code that iterates over them more than once: found only up to the
     last one that was requested."""
 

@@ -13,7 +13,7 @@ from laconic.analysis.callers import (
     SUPPRESSED,
     Caller,
     Callers,
-    Span,
+    CycleSpan,
     callers,
     savings,
 )
@@ -60,11 +60,11 @@ class Headline(NamedTuple):
     rule: str
     calls: int
     redundant: int
-    total: Span
-    total_left: Span
+    total: CycleSpan
+    total_left: CycleSpan
     subject: Caller | None = None
-    cost: Span = Span(0, 0)
-    left: Span = Span(0, 0)
+    cost: CycleSpan = CycleSpan(0, 0)
+    left: CycleSpan = CycleSpan(0, 0)
     cause: str = ""
     committed: int = 0
     touched: int = 0
@@ -72,12 +72,12 @@ class Headline(NamedTuple):
     released: int = 0
     host_calls: int = 0
     loader: Caller | None = None
-    loader_cost: Span = Span(0, 0)
-    loader_left: Span = Span(0, 0)
+    loader_cost: CycleSpan = CycleSpan(0, 0)
+    loader_left: CycleSpan = CycleSpan(0, 0)
     files: int = 0
-    larger: tuple[tuple[Caller, Span], ...] = ()
-    before: Span = Span(0, 0)
-    before_left: Span = Span(0, 0)
+    larger: tuple[tuple[Caller, CycleSpan], ...] = ()
+    before: CycleSpan = CycleSpan(0, 0)
+    before_left: CycleSpan = CycleSpan(0, 0)
 
     @property
     def share(self) -> float:

@@ -44,7 +44,7 @@ class Calls:
 
 
 @dataclass
-class Program:
+class ProgramInfo:
     """A program that ran: its path, the arguments of its first start (None: unknown), and how often
     it was started."""
 
@@ -63,7 +63,7 @@ class Contents:
 
     events: int = 0
     by_call: dict[str, Calls] = field(default_factory=dict)
-    programs: list[Program] = field(default_factory=list)
+    programs: list[ProgramInfo] = field(default_factory=list)
     more_programs: int = 0
     processes: int = 0
     threads: int = 0
@@ -95,7 +95,7 @@ def contents(
     found = Contents()
     pages = 0
     threads: set[tuple[int, int]] = set()
-    programs: dict[str, Program] = {}
+    programs: dict[str, ProgramInfo] = {}
     for rows in trace.batches():
         if not found.events:
             found.began = rows[0].time
@@ -135,7 +135,7 @@ def _count_calls(found: Contents, rows: list[Row], names: list[str]) -> None:
             calls.failed += 1
 
 
-def _other(found: Contents, row: Row, name: str, programs: dict[str, Program]) -> None:
+def _other(found: Contents, row: Row, name: str, programs: dict[str, ProgramInfo]) -> None:
     data: bytes = row.data
     match name:
         case "file":
@@ -148,7 +148,7 @@ def _other(found: Contents, row: Row, name: str, programs: dict[str, Program]) -
             if path in programs:
                 programs[path].starts += 1
             elif len(programs) < KEPT:
-                programs[path] = Program(path, about.get("argv"))
+                programs[path] = ProgramInfo(path, about.get("argv"))
                 found.programs.append(programs[path])
             else:
                 found.more_programs += 1

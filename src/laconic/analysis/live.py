@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 from laconic.analysis.baseline import Key, key_of
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
-from laconic.analysis.frames import Names as Frames
-from laconic.analysis.frames import own_frames
+from laconic.analysis.frames import StackPlaces, own_frames
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.trace.schema import Row
 from laconic.trace.stacks import Stacks
@@ -23,7 +22,7 @@ from laconic.trace.stacks import Stacks
 _NAMED = 200
 
 
-class Process(NamedTuple):
+class LiveProcess(NamedTuple):
     """A process that is alive. `mapped` is in bytes; `vmas` is None if it is not followed."""
 
     pid: int
@@ -33,7 +32,7 @@ class Process(NamedTuple):
     vmas: int | None
 
 
-class Cost(NamedTuple):
+class LiveCost(NamedTuple):
     """What calls have cost in an enclave so far, in cycles: the minimum and maximum under
     every-call, and the cost under laconic."""
 
@@ -42,9 +41,9 @@ class Cost(NamedTuple):
     left_low: float = 0
     left_high: float = 0
 
-    def plus(self, other: Cost) -> Cost:
+    def plus(self, other: LiveCost) -> LiveCost:
         """Return the sum."""
-        return Cost(*map(sum, zip(self, other, strict=True)))
+        return LiveCost(*map(sum, zip(self, other, strict=True)))
 
     @property
     def middle(self) -> float:
@@ -52,7 +51,7 @@ class Cost(NamedTuple):
         return (self.low + self.high) / 2
 
 
-class Site(NamedTuple):
+class LiveSite(NamedTuple):
     """The calls at one site. `total` of them were redundant; `rate` is the current number of
     redundant calls per second. `named`: its symbols have been found. `calls` and `cost` cover the
     calls that have been replayed.
@@ -66,7 +65,7 @@ class Site(NamedTuple):
     rate: float
     named: bool
     calls: int = 0
-    cost: Cost = Cost()
+    cost: LiveCost = LiveCost()
     kind: str = SITE
 
 
@@ -95,7 +94,7 @@ Counts = tuple[int, int, int, int]
 Place = tuple[str, int, str]
 
 
-class Names:
+class LiveNames:
     """Finds the names of places, in a separate thread if `apart`, because reading symbols takes
     long."""
 
@@ -144,7 +143,7 @@ class Names:
         frames = own_frames(call, self._stacks.walk(stack))
         if not frames:
             return Name("…", "", "")
-        named = Frames(frames)
+        named = StackPlaces(frames)
         costs = [rule for rule in self._rules if not rule.only_redundant]
         rule = matching(costs, call, program, named) or matching(self._rules, call, program, named)
         first = frames[0][0]
@@ -162,7 +161,7 @@ class Names:
 
 
 @dataclass
-class Model:
+class LiveModel:
     """`by_call` has the counts of each call, by name; `time` is in seconds since the start; `ever`:
     processes so far. `costs_time`: the time up to which costs are known; `costs_stopped`: why they
     are not computed any further, or "". `behind`: rows of the trace that had not been replayed yet.
@@ -171,11 +170,11 @@ class Model:
     its end. Calls that `rules` suppress are counted in `hidden`, not at a site.
     """
 
-    names: Names | None = None
+    names: LiveNames | None = None
     time: float = 0.0
     ever: int = 0
     by_call: dict[str, Counts] = field(default_factory=dict)
-    processes: list[Process] = field(default_factory=list)
+    processes: list[LiveProcess] = field(default_factory=list)
     status: int | None = None
     failure: str = ""
     notes: list[str] = field(default_factory=list)
@@ -185,15 +184,15 @@ class Model:
     costs_time: float = 0.0
     costs_stopped: str = ""
     behind: int = 0
-    _costs: dict[Place, tuple[int, Cost]] = field(default_factory=dict)
-    _around: dict[str, Cost] = field(default_factory=dict)
+    _costs: dict[Place, tuple[int, LiveCost]] = field(default_factory=dict)
+    _around: dict[str, LiveCost] = field(default_factory=dict)
     _counts: dict[Place, int] = field(default_factory=dict)
     _before: dict[Place, int] = field(default_factory=dict)
     _speeds: dict[Place, float] = field(default_factory=dict)
     _beat: tuple[float, Counts] = (0.0, (0, 0, 0, 0))
 
     def __post_init__(self) -> None:
-        self.names = self.names or Names(self.stacks, self.rules)
+        self.names = self.names or LiveNames(self.stacks, self.rules)
 
     @property
     def totals(self) -> Counts:
@@ -225,7 +224,7 @@ class Model:
         self.by_call = {
             name: (line[0], line[1], line[2], line[3]) for name, line in message["by_call"].items()
         }
-        self.processes = [Process(*process) for process in message["processes"]]
+        self.processes = [LiveProcess(*process) for process in message["processes"]]
         for event, number, data in message["rows"]:
             self.stacks.take(Row(event, 0, 0, 0, a0=number, data=data.encode("latin-1")))
         for call, stack, program, count in message["sites"]:
@@ -237,14 +236,14 @@ class Model:
         self.costs_time, self.costs_stopped = costs["time"], costs["stopped"]
         self.behind = costs["behind"]
         for call, stack, program, calls, _, *cycles in costs["sites"]:
-            self._costs[call, stack, program] = calls, Cost(*cycles)
+            self._costs[call, stack, program] = calls, LiveCost(*cycles)
         for kind, *cycles in costs["around"]:
-            self._around[kind] = Cost(*cycles)
+            self._around[kind] = LiveCost(*cycles)
 
     @property
-    def cost(self) -> Cost:
+    def cost(self) -> LiveCost:
         """Return what the whole program has cost in an enclave. O(sites)."""
-        total = Cost()
+        total = LiveCost()
         for cost in (*self._around.values(), *(cost for _, cost in self._costs.values())):
             total = total.plus(cost)
         return total
@@ -282,15 +281,15 @@ class Model:
         assert self.names is not None
         return self.names.hidden(self._counts)
 
-    def sites(self, most: int = _NAMED) -> list[Site]:
+    def sites(self, most: int = _NAMED) -> list[LiveSite]:
         """Return sites by function, the most expensive first, then those with the most redundant
         calls per second. They cover the `most` places that cost most, and the `most` places that
         make the most redundant calls. O(places log places)."""
         assert self.names is not None
-        found: dict[tuple[Key, str], Site] = {}
+        found: dict[tuple[Key, str], LiveSite] = {}
         for place in self._largest(most):
             name = self.names.get(place)
-            calls, cost = self._costs.get(place, (0, Cost()))
+            calls, cost = self._costs.get(place, (0, LiveCost()))
             total, rate = self._counts.get(place, 0), self._speeds.get(place, 0.0)
             function, module = ("…", "") if name is None else name[:2]
             key, kind = key_of(place[0], function, module, place[2]), SITE
@@ -298,7 +297,7 @@ class Model:
                 total, rate = 0, 0.0
                 if not name.only_redundant:
                     key, kind = Key("", name.reason), SUPPRESSED
-            site = found.get((key, kind)) or Site(key, 0, 0.0, name is not None, kind=kind)
+            site = found.get((key, kind)) or LiveSite(key, 0, 0.0, name is not None, kind=kind)
             found[key, kind] = site._replace(
                 total=site.total + total,
                 rate=site.rate + rate,
@@ -306,7 +305,7 @@ class Model:
                 cost=site.cost.plus(cost),
             )
         around = [
-            Site(Key("", kind), 0, 0.0, True, cost=cost, kind=AROUND)
+            LiveSite(Key("", kind), 0, 0.0, True, cost=cost, kind=AROUND)
             for kind, cost in self._around.items()
         ]
         sites = [

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.analysis.baseline import Enclave, Figures, Key, Tally, from_sites
+from laconic.analysis.baseline import EnclaveBasis, Key, RunFigures, Tally, from_sites
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.diff import Delta, Difference, diff
-from laconic.analysis.frames import Names, own_frames
+from laconic.analysis.frames import StackPlaces, own_frames
 from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, Sites, sites
 from laconic.analysis.suppressions import Suppression, matching
 from laconic.sgx.costs import CostProfile
 from laconic.strategies import NAMES
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 
@@ -29,8 +29,8 @@ class Side:
     about: dict[str, Any]
     machine: dict[str, Any]
     sites: Sites
-    today: Figures
-    laconic: Figures
+    today: RunFigures
+    laconic: RunFigures
     compared: Compared | None
 
 
@@ -97,8 +97,8 @@ class Pair:
 
 
 def pair(
-    before: Trace,
-    after: Trace,
+    before: TraceReader,
+    after: TraceReader,
     profile: CostProfile,
     suppressions: Sequence[Suppression] = (),
     *,
@@ -125,7 +125,7 @@ def pair(
             compared = compare(trace, names, profile, progress=tail, jobs=jobs, selection=selection)
         read += trace.size
         today, laconic = (
-            from_sites(found, trace.path, suppressions, Enclave(name, profile))
+            from_sites(found, trace.path, suppressions, EnclaveBasis(name, profile))
             for name in (EVERY_CALL, LACONIC)
         )
         sides.append(Side(trace.path, trace.about, trace.machine, found, today, laconic, compared))
@@ -145,7 +145,7 @@ def _from(tell: Callable[[int], None], start: int) -> Callable[[int], None]:
     return lambda done: tell(start + done)
 
 
-def _tallies(figures: Figures) -> Iterator[tuple[str, Key, Tally]]:
+def _tallies(figures: RunFigures) -> Iterator[tuple[str, Key, Tally]]:
     # Everything that costs something, with its kind.
     for key, tally in (figures.sites or {}).items():
         yield SITE, key, tally
@@ -220,7 +220,7 @@ def _path(site: Site, stacks: Stacks, rules: Sequence[Suppression]) -> list[tupl
     path = [(program, "")]
     if site.stack != NO_STACK:
         places = own_frames(site.call, stacks.walk(site.stack))
-        rule = matching(rules, site.call, site.program, Names(places)) if places else None
+        rule = matching(rules, site.call, site.program, StackPlaces(places)) if places else None
         if rule is not None:
             path.append((rule.reason, SUPPRESSED))
         else:

@@ -17,14 +17,14 @@ from laconic.replay.events import CallDone, Listener
 from laconic.sgx.costs import CostProfile, load
 from laconic.sgx.meter import Counts
 from laconic.strategies import strategy
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import EVENTS, Row
 from laconic.trace.stacks import Stacks
 
 STRATEGIES = (EVERY_CALL, LACONIC)
 
 
-class Stream(Trace):
+class Stream(TraceReader):
     """The rows of a running program, as a trace without a file. `batches` yields them as they
     arrive; `between` is called before each batch."""
 

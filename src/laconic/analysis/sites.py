@@ -25,7 +25,7 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import as_list, display_name, maker
 from laconic.trace.charts import Bar, Chart
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
 from laconic.trace.tables import Row, Table
@@ -110,8 +110,8 @@ class Sites(Table):
     """All sites of a trace. As a table: one row per site, the most expensive first.
 
     `ledger` has the figures of all calls, `meters` those of the enclaves by strategy. `source` is
-    what made the trace, as in `Trace.source`. `around` has the work that no call causes: that of
-    each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around` add up to
+    what made the trace, as in `TraceReader.source`. `around` has the work that no call causes: that
+    of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around` add up to
     the totals of `meters`. `knows_touched`: the trace records which pages were touched; otherwise
     the costs of touches are unknown, and all costs are lower ends. `selection`: which calls were
     counted; None for all. `hints`: what `laconic advise` would change, if requested.
@@ -313,7 +313,7 @@ class SiteCollector(Listener):
 
 
 def sites(
-    trace: Trace | str,
+    trace: TraceReader | str,
     strategies: str | type[Strategy] | Iterable[str | type[Strategy]] = (EVERY_CALL, LACONIC),
     progress: Callable[[int], None] | None = None,
     stacks: Stacks | None = None,
@@ -329,7 +329,7 @@ def sites(
     With `hints`, `Sites.hints` names what `advise` would change, by the costs of `profile`.
     Raises LaconicError if the trace cannot be read. O(events), memory O(sites).
     """
-    trace = Trace(trace) if isinstance(trace, str) else trace
+    trace = TraceReader(trace) if isinstance(trace, str) else trace
     stacks = stacks or Stacks()
     collector = SiteCollector()
     enclaves = Enclaves(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from laconic.errors import LaconicError
 from laconic.libos.gramine import VMA_INTERNAL, Libos
-from laconic.libos.strategy import Strategy as Enclosed
+from laconic.libos.strategy import Strategy
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change
 from laconic.memory.flags import (
@@ -32,7 +32,7 @@ from laconic.replay.thread import Mm
 from laconic.strategies import arguments, strategy
 from laconic.trace import schema
 from laconic.trace import vectors as file_format
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.records import ARITY
 from laconic.trace.vectors import (
     INTERNAL,
@@ -42,14 +42,14 @@ from laconic.trace.vectors import (
     SINGLE,
     SPLIT,
     UNKNOWN,
-    Event,
     InitialVma,
     Item,
     PalCall,
-    Row,
-    State,
-    Strategy,
+    VectorEvent,
     Vectors,
+    VectorState,
+    VectorStrategy,
+    VmaLine,
     counted,
     crc,
     merged,
@@ -68,7 +68,7 @@ class Recorded(NamedTuple):
 
 
 def record(
-    trace: Trace,
+    trace: TraceReader,
     names: Sequence[str],
     emit: Callable[[Item], None],
     until: Callable[[int, int], bool] | None = None,
@@ -109,14 +109,14 @@ class _Recorder(Listener):
         self.enclaves.meters = dict(self.meters)
         self._files: dict[File, int] = {}
         # By strategy and process: the rows of the table, by their starts. By strategy: the counts.
-        self._tables: dict[tuple[int, int], dict[int, Row]] = {}
+        self._tables: dict[tuple[int, int], dict[int, VmaLine]] = {}
         self._counts = [NO_COUNTS for _ in names]
         # By id of a PAL: its process. By process id: the number of the program that ended last.
         self._processes: dict[int, int] = {}
         self._executed: dict[int, int] = {}
         for index, (name, rule) in enumerate(zip(names, rules, strict=True)):
             table = SPLIT if issubclass(rule, Libos) else MERGED
-            emit((index, Strategy(name, table, records_pal_calls(rule))))
+            emit((index, VectorStrategy(name, table, records_pal_calls(rule))))
 
     # Events
 
@@ -231,7 +231,7 @@ class _Recorder(Listener):
     ) -> None:
         self.number += 1
         six = (*args, *(0,) * (6 - len(args)))
-        self.emit(Event(self.number, name, mm.number, six, result, file, size, writable))
+        self.emit(VectorEvent(self.number, name, mm.number, six, result, file, size, writable))
         for index, meter in enumerate(self.meters.values()):
             for process in (mm, other):
                 enclave = self.enclaves.enclave(process) if process is not None else None
@@ -242,9 +242,9 @@ class _Recorder(Listener):
             if other is not None:
                 self.emit(self._state(index, other, meter))
 
-    def _state(self, index: int, mm: Mm, meter: RecordingMeter) -> State:
+    def _state(self, index: int, mm: Mm, meter: RecordingMeter) -> VectorState:
         enclave = self.enclaves.enclave(mm)
-        table: list[Row] = []
+        table: list[VmaLine] = []
         key = index, mm.number
         before = self._tables.pop(key, {})
         if enclave is None:
@@ -256,7 +256,7 @@ class _Recorder(Listener):
         counts = counted(meter.counts)
         difference = tuple(map(int.__sub__, counts, self._counts[index]))
         self._counts[index] = counts
-        state = State(
+        state = VectorState(
             self.number, index, mm.number, crc(table), len(table), meter.epc_pages, difference
         )
         state.pal = [self._pal_call(call, mm.number) for call in meter.pal_calls]
@@ -265,7 +265,7 @@ class _Recorder(Listener):
         state.added = [row for start, row in after.items() if before.get(start) != row]
         return state
 
-    def _table(self, enclosed: Enclosed, space: AddressSpace) -> list[Row]:
+    def _table(self, enclosed: Strategy, space: AddressSpace) -> list[VmaLine]:
         if isinstance(enclosed, Libos):
             return [
                 self._row(start, end, vma.prot, space)
@@ -278,14 +278,14 @@ class _Recorder(Listener):
             if not _is_kernels(start, vma)
         )
 
-    def _row(self, start: int, end: int, prot: int, space: AddressSpace) -> Row:
+    def _row(self, start: int, end: int, prot: int, space: AddressSpace) -> VmaLine:
         # Sharing and backing are as the program requested, whatever a strategy records of them.
         vma = space.vmas.get(start)
         if vma is None:
-            return Row(start, end, prot)
+            return VmaLine(start, end, prot)
         shared = int(bool(vma.flags & VM_MAYSHARE))
         file = self._file(vma.file) if vma.file is not None else 0
-        return Row(start, end, prot, shared, file, start - vma.base if file else 0)
+        return VmaLine(start, end, prot, shared, file, start - vma.base if file else 0)
 
     def _file(self, file: File) -> int:
         # Shared anonymous memory is a file of the kernel; in these tables it has no file.
@@ -324,11 +324,11 @@ def _kind(vma: Vma) -> int:
 
 #: What each PAL call costs, for any number of pages.
 _PER_CALL = ("host_calls", "ioctls")
-#: `Difference.what`.
+#: `VectorDifference.what`.
 MISSING, TABLE, PAL, COUNTS, EPC = "missing", "table", "PAL calls", "counts", "EPC pages"
 
 
-class Difference(NamedTuple):
+class VectorDifference(NamedTuple):
     """The first vector in which an implementation differs.
 
     `what` is MISSING if the other file has no state for the event. `expected` and
@@ -337,11 +337,11 @@ class Difference(NamedTuple):
 
     what: str
     strategy: str
-    event: Event | None
-    state: State
-    other: State | None
-    expected: list[Row]
-    actual: list[Row]
+    event: VectorEvent | None
+    state: VectorState
+    other: VectorState | None
+    expected: list[VmaLine]
+    actual: list[VmaLine]
 
 
 @dataclass
@@ -351,7 +351,7 @@ class Comparison:
 
     states: dict[str, int] = field(default_factory=dict)
     unknown: int = 0
-    difference: Difference | None = None
+    difference: VectorDifference | None = None
 
 
 def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Comparison:
@@ -393,7 +393,7 @@ def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Compari
         if what is None:
             continue
         event = expected.events.get(state.event)
-        comparison.difference = Difference(
+        comparison.difference = VectorDifference(
             what,
             rule.name,
             event,
@@ -406,9 +406,9 @@ def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Compari
     return comparison
 
 
-def _with_tables(vectors: Vectors) -> Iterator[tuple[State, list[Row]]]:
+def _with_tables(vectors: Vectors) -> Iterator[tuple[VectorState, list[VmaLine]]]:
     # Yield each state with the whole table after it.
-    tables: dict[tuple[int, int], dict[int, Row]] = {}
+    tables: dict[tuple[int, int], dict[int, VmaLine]] = {}
     for state in vectors.states:
         key = state.strategy, state.process
         table = {} if state.clear or not state.vmas else dict(tables.get(key, {}))
@@ -421,8 +421,8 @@ def _with_tables(vectors: Vectors) -> Iterator[tuple[State, list[Row]]]:
 
 
 def _joined(
-    state: State, found: tuple[State, list[Row]] | None
-) -> tuple[State, tuple[State, list[Row]] | None]:
+    state: VectorState, found: tuple[VectorState, list[VmaLine]] | None
+) -> tuple[VectorState, tuple[VectorState, list[VmaLine]] | None]:
     # Return both states with their PAL calls joined.
     ours = join_calls(state.pal)
     if found is None:
@@ -462,7 +462,11 @@ def join_calls(calls: Iterable[PalCall]) -> list[PalCall]:
 
 
 def _differs(
-    rule: Strategy, state: State, table: list[Row], other: State, rows: list[Row]
+    rule: VectorStrategy,
+    state: VectorState,
+    table: list[VmaLine],
+    other: VectorState,
+    rows: list[VmaLine],
 ) -> str | None:
     if TABLE not in other.unknown:
         if rule.table == MERGED:

@@ -12,7 +12,7 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.analysis.advise.advice import Advice
-    from laconic.analysis.advise.figures import Figures
+    from laconic.analysis.advise.figures import AdviceFigures
     from laconic.analysis.advise.trial import Trial
     from laconic.commands.output import Output
     from laconic.sgx.costs import CostProfile
@@ -122,7 +122,7 @@ def _advise(
     return status or 0
 
 
-def _measured(path: str, profile: CostProfile) -> Figures:
+def _measured(path: str, profile: CostProfile) -> AdviceFigures:
     from laconic.analysis.advise.figures import measure
     from laconic.commands.progress import progress
     from laconic.commands.traces import open_trace
@@ -134,7 +134,7 @@ def _measured(path: str, profile: CostProfile) -> Figures:
 def _try(
     command: Sequence[str],
     advice: Sequence[Advice],
-    figures: Figures,
+    figures: AdviceFigures,
     profile: CostProfile,
     status: int,
 ) -> Trial:
@@ -183,7 +183,7 @@ def _try(
 
 def _rerun(
     command: Sequence[str], env: Mapping[str, str], profile: CostProfile
-) -> tuple[Figures, int, list[str]] | str:
+) -> tuple[AdviceFigures, int, list[str]] | str:
     from laconic.commands.recording import rerun
 
     with rerun(command, env) as (status, path, last_lines):

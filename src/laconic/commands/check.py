@@ -25,7 +25,7 @@ from laconic.commands.options import (
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Enclave, Figures
+    from laconic.analysis.baseline import EnclaveBasis, RunFigures
     from laconic.analysis.check import Limit
     from laconic.commands.output import Output
 
@@ -208,18 +208,18 @@ def execute(options: argparse.Namespace) -> int:
     return status or int(not kept)
 
 
-def _order(sort: str) -> Enclave | None:
+def _order(sort: str) -> EnclaveBasis | None:
     # Return the enclave by whose costs offenders are sorted, if no enclave is limited.
-    from laconic.analysis.baseline import Enclave
+    from laconic.analysis.baseline import EnclaveBasis
     from laconic.analysis.callers import COST, HOST_CALLS
     from laconic.analysis.sites import EVERY_CALL
 
-    return Enclave(EVERY_CALL, load_costs(None)) if sort in (COST, HOST_CALLS) else None
+    return EnclaveBasis(EVERY_CALL, load_costs(None)) if sort in (COST, HOST_CALLS) else None
 
 
 def _same_enclave(
-    options: argparse.Namespace, before: Figures, model: Enclave | None
-) -> Enclave | None:
+    options: argparse.Namespace, before: RunFigures, model: EnclaveBasis | None
+) -> EnclaveBasis | None:
     # Use the baseline's enclave, unless options name another one.
     if before.enclave is None:
         if options.enclave:
@@ -249,7 +249,7 @@ def _cycles(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _write_baseline(figures: Figures, output: Output, path: str) -> None:
+def _write_baseline(figures: RunFigures, output: Output, path: str) -> None:
     import json
 
     from laconic.analysis.baseline import as_json

@@ -21,7 +21,7 @@ from laconic.commands.options import (
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Enclave, Figures
+    from laconic.analysis.baseline import EnclaveBasis, RunFigures
     from laconic.analysis.suppressions import Suppression
     from laconic.trace.selection import Selection
     from laconic.trace.stacks import Stacks
@@ -129,8 +129,8 @@ def _run(
     options: argparse.Namespace,
     rules: list[Suppression],
     chosen: Selection | None,
-    model: Enclave | None,
-) -> tuple[tuple[Figures, Stacks], int]:
+    model: EnclaveBasis | None,
+) -> tuple[tuple[RunFigures, Stacks], int]:
     import shlex
 
     from laconic.commands.figures import trace_figures

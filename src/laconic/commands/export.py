@@ -16,7 +16,7 @@ from laconic.trace.words import plural
 if TYPE_CHECKING:
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
-    from laconic.trace.exporters import Analysis, Part, Window, Written
+    from laconic.trace.exporters import Analysis, Exported, ExportPart, Window
     from laconic.trace.selection import Selection
 
 #: The format whose rows depend on strategies: a replay writes it.
@@ -81,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
     from laconic.commands.progress import progress
     from laconic.commands.source import selection_as_text
     from laconic.commands.traces import open_trace, tell_loss
-    from laconic.trace.exporters import LIMITED, Part
+    from laconic.trace.exporters import LIMITED, ExportPart
 
     chosen = _selection(options)
     if options.limit is not None and (options.to not in LIMITED or options.limit < 1):
@@ -95,7 +95,7 @@ def execute(options: argparse.Namespace) -> int:
     output = _open(options)
     with progress(f"reading {options.trace}", trace.size) as update:
         try:
-            part = Part(options.to, _window(chosen), options.limit, update, None, chosen)
+            part = ExportPart(options.to, _window(chosen), options.limit, update, None, chosen)
             written = _write(trace, output, part, options, profile)
         except BrokenPipeError:
             return 0  # the reader stopped reading
@@ -183,10 +183,10 @@ def _chosen(options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(name for names in options.strategy or () for name in names))
 
 
-def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str]) -> Written:
+def _vectors(trace: Trace, output: BinaryIO, part: ExportPart, names: Sequence[str]) -> Exported:
     from laconic.analysis.vectors import DEFAULT, record
     from laconic.report.vectors import write
-    from laconic.trace.exporters import Written
+    from laconic.trace.exporters import Exported
 
     until = part.window.until
     recorded = record(
@@ -196,16 +196,16 @@ def _vectors(trace: Trace, output: BinaryIO, part: Part, names: Sequence[str]) -
         None if until is None else lambda number, time: time > until,
         part.update,
     )
-    return Written(recorded.events, recorded.notes)
+    return Exported(recorded.events, recorded.notes)
 
 
 def _write(
     trace: Trace,
     output: BinaryIO,
-    part: Part,
+    part: ExportPart,
     options: argparse.Namespace,
     profile: CostProfile,
-) -> Written:
+) -> Exported:
     # An incomplete file is removed: half a Parquet file is unreadable, and half a log would pass
     # for a complete one.
     from laconic.trace.exporters import export

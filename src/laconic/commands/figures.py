@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Enclave, Figures
+    from laconic.analysis.baseline import EnclaveBasis, RunFigures
     from laconic.analysis.suppressions import Suppression
     from laconic.trace import Trace
     from laconic.trace.selection import Selection
@@ -20,8 +20,8 @@ def read_figures(
     path: str,
     rules: Iterable[Suppression] = (),
     selection: Selection | None = None,
-    enclave: Enclave | None = None,
-) -> tuple[Figures, Stacks | None]:
+    enclave: EnclaveBasis | None = None,
+) -> tuple[RunFigures, Stacks | None]:
     """Return the figures at `path`, and the stacks if it is a trace. Raises LaconicError."""
     from laconic.commands.traces import open_trace
     from laconic.trace.reader import open_input
@@ -37,7 +37,7 @@ def read_figures(
     return read_json(path), None
 
 
-def read_json(path: str) -> Figures:
+def read_json(path: str) -> RunFigures:
     """Return the figures in the JSON that a verb wrote. Raises LaconicError."""
     from laconic.analysis.baseline import from_json
     from laconic.trace.reader import open_input
@@ -57,8 +57,8 @@ def trace_figures(
     rules: Iterable[Suppression] = (),
     name: str = "",
     selection: Selection | None = None,
-    enclave: Enclave | None = None,
-) -> tuple[Figures, Stacks]:
+    enclave: EnclaveBasis | None = None,
+) -> tuple[RunFigures, Stacks]:
     """Return the figures of a trace, and its stacks, and report what is missing. The figures are
     named `name`, or after the file.
 

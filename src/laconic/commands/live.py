@@ -15,7 +15,7 @@ from laconic.commands.options import accept_command, add_json, add_suppressions,
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.live import Model
+    from laconic.analysis.live import LiveModel
     from laconic.commands.output import Output
     from laconic.live.child import Child
     from laconic.live.remote import Remote
@@ -117,7 +117,7 @@ def execute(options: argparse.Namespace) -> int:
     the connection ended before the program."""
     if options.connect is not None:
         return _watch(options)
-    from laconic.analysis.live import Model
+    from laconic.analysis.live import LiveModel
     from laconic.commands.listening import start_hub
     from laconic.commands.output import (
         check_outputs,
@@ -152,7 +152,7 @@ def execute(options: argparse.Namespace) -> int:
     view = not options.lines and _has_view()
     # Create the child before any thread: it must have only one.
     relay = Relay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
-    model = Model(rules=rules)
+    model = LiveModel(rules=rules)
     hub = start_hub(options.command, options.listen, view=True)
     try:
         child = Child(
@@ -177,7 +177,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _report(
-    model: Model, options: argparse.Namespace, command: Sequence[str], output: Output | None
+    model: LiveModel, options: argparse.Namespace, command: Sequence[str], output: Output | None
 ) -> None:
     # Print the final report.
     from laconic.commands.output import tell, width, write_json
@@ -194,7 +194,7 @@ def _report(
 
 
 def _watch(options: argparse.Namespace) -> int:
-    from laconic.analysis.live import Model
+    from laconic.analysis.live import LiveModel
     from laconic.commands.output import check_outputs, open_output
     from laconic.live.remote import Remote
 
@@ -214,7 +214,7 @@ def _watch(options: argparse.Namespace) -> int:
     view = not options.lines and _has_view()
     remote = Remote(options.connect)
     output = open_output(options.json)
-    model = Model(rules=rules)
+    model = LiveModel(rules=rules)
     try:
         if view:
             _view(remote, model, options, remote.command)
@@ -286,7 +286,7 @@ def _places(path: str | None, view: bool) -> dict[int, int | None]:
 
 
 def _view(
-    source: Child | Remote, model: Model, options: argparse.Namespace, command: Sequence[str]
+    source: Child | Remote, model: LiveModel, options: argparse.Namespace, command: Sequence[str]
 ) -> None:
     from laconic.live.app import LiveApp
     from laconic.live.child import Child
@@ -304,7 +304,7 @@ def _view(
     app.run()
 
 
-def _lines(source: Child | Remote, model: Model, delay: float) -> None:
+def _lines(source: Child | Remote, model: LiveModel, delay: float) -> None:
     from laconic.commands.output import tell, width
     from laconic.report.live import line
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
-    from laconic.analysis.baseline import Enclave
+    from laconic.analysis.baseline import EnclaveBasis
     from laconic.analysis.suppressions import Suppression
     from laconic.sgx.costs import CostProfile
     from laconic.trace.selection import Selection
-    from laconic.tracer.record import Limit
+    from laconic.tracer.record import RecordingLimit
 
 # Programs and traces
 
@@ -360,13 +360,13 @@ def add_recording(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def limit(options: argparse.Namespace) -> Limit:
+def limit(options: argparse.Namespace) -> RecordingLimit:
     """Return the limits of a recording. Raises LaconicError."""
-    from laconic.tracer.record import Limit
+    from laconic.tracer.record import RecordingLimit
 
     if options.until_size is not None and options.output is None:
         raise LaconicError("--until-size is about a trace: name it with -o FILE")
-    return Limit(options.seconds, options.until_size)
+    return RecordingLimit(options.seconds, options.until_size)
 
 
 def trace_size(text: str) -> int:
@@ -436,19 +436,19 @@ def add_order(parser: argparse.ArgumentParser, sorts: Sequence[str]) -> None:
     )
 
 
-def enclave(options: argparse.Namespace, *, wanted: bool) -> Enclave | None:
+def enclave(options: argparse.Namespace, *, wanted: bool) -> EnclaveBasis | None:
     """Return the enclave whose figures are `wanted`; None for none. Raises LaconicError."""
     if not wanted:
         for name, value in (("--strategy", options.strategy), ("--costs", options.costs)):
             if value is not None:
                 raise LaconicError(f"{name} {value!r} is about enclaves; add --enclave")
         return None
-    from laconic.analysis.baseline import Enclave
+    from laconic.analysis.baseline import EnclaveBasis
     from laconic.strategies import check_name
 
     strategy = options.strategy or "every-call"
     check_name(strategy, "sgx2")
-    return Enclave(strategy, load_costs(options.costs))
+    return EnclaveBasis(strategy, load_costs(options.costs))
 
 
 def load_costs(path_or_name: str | None) -> CostProfile:

@@ -13,7 +13,7 @@ from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
     from laconic.tracer.loop import Tracer
-    from laconic.tracer.record import Limit, Recorder
+    from laconic.tracer.record import Recorder, RecordingLimit
 
 
 def recorder_for(
@@ -24,7 +24,7 @@ def recorder_for(
     force: bool,
     redact: bool,
     stacks: str = "all",
-    limit: Limit | None = None,
+    limit: RecordingLimit | None = None,
     pid: int | None = None,
 ) -> Recorder:
     """Return a recorder that writes to `path`, with the stacks of all calls, of the redundant ones,
@@ -34,7 +34,7 @@ def recorder_for(
     """
     from laconic.trace.writer import TraceWriter
     from laconic.tracer.record import NO_LIMIT, Recorder
-    from laconic.tracer.stacks import NONE, Stacks
+    from laconic.tracer.stacks import NONE, StackCapture
 
     writer = TraceWriter(path, "run", force=force, redact=redact)
     writer.describe(
@@ -43,7 +43,9 @@ def recorder_for(
     )
     if pid is not None:
         writer.describe(attached_to=pid)
-    return Recorder(writer, None if stacks == NONE else Stacks(writer, stacks), limit or NO_LIMIT)
+    return Recorder(
+        writer, None if stacks == NONE else StackCapture(writer, stacks), limit or NO_LIMIT
+    )
 
 
 def trace_program(

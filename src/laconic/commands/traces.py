@@ -21,7 +21,9 @@ def open_trace(path: str) -> Trace:
     """Return the trace at `path`. Raises LaconicError, which names the fix, if it is not a
     trace."""
     import laconic.trace
+    from laconic.trace.arrow import import_alone
 
+    import_alone()
     return laconic.trace.open(path)
 
 

@@ -287,20 +287,20 @@ def command_line(pid: int) -> list[str]:
         return []
 
 
-class Start(NamedTuple):
+class ProcessStart(NamedTuple):
     """The start of the break, and the size of the program's data in bytes (`/proc/PID/stat`)."""
 
     start_brk: int
     data_size: int
 
 
-def read_start(pid: int) -> Start:
+def read_start(pid: int) -> ProcessStart:
     """Return start_brk, and end_data - start_data, which RLIMIT_DATA counts too."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     # Fields 45, 46 and 47 of proc(5), without the first two, pid and comm.
     start_data, end_data, start_brk = (int(field) for field in fields[42:45])
-    return Start(start_brk, end_data - start_data)
+    return ProcessStart(start_brk, end_data - start_data)
 
 
 def read_layout(pid: int) -> Layout:

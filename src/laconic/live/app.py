@@ -1,4 +1,4 @@
-"""The view of `laconic live`: a textual app on a `Model`."""
+"""The view of `laconic live`: a textual app on a `LiveModel`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Log, Sparkline, Static
 
 from laconic.analysis.callers import AROUND, SITE
-from laconic.analysis.live import Model, Process, Site
+from laconic.analysis.live import LiveModel, LiveProcess, LiveSite
 from laconic.report import numbers
 from laconic.report.live import cost, label, shortened, size
 
 #: The sort orders of the tables: the key, and True for the largest first.
-SITE_ORDERS: dict[str, tuple[Callable[[Site], Any], bool]] = {
+SITE_ORDERS: dict[str, tuple[Callable[[LiveSite], Any], bool]] = {
     "cost": (lambda site: (site.cost.middle, site.rate, site.total), True),
     "now": (lambda site: (site.rate, site.total), True),
     "total": (lambda site: (site.total, site.rate), True),
     "name": (lambda site: (site.kind != SITE, *site.key[1:]), False),
 }
-PROCESS_ORDERS: dict[str, tuple[Callable[[Process], Any], bool]] = {
+PROCESS_ORDERS: dict[str, tuple[Callable[[LiveProcess], Any], bool]] = {
     "pid": (lambda process: process.pid, False),
     "memory": (lambda process: process.mapped, True),
     "vmas": (lambda process: process.vmas or 0, True),
@@ -104,7 +104,7 @@ class LiveApp(App[None]):
 
     def __init__(
         self,
-        model: Model,
+        model: LiveModel,
         command: Sequence[str],
         delay: float = 1.0,
         drain: Callable[[], None] = lambda: None,
@@ -136,7 +136,7 @@ class LiveApp(App[None]):
         yield sites
         yield processes
         if self.output is not None:
-            yield Output(id="output", max_lines=1000)
+            yield OutputPane(id="output", max_lines=1000)
         yield Footer()
 
     def on_mount(self) -> None:
@@ -273,7 +273,7 @@ class LiveApp(App[None]):
         self.push_screen(Terms())
 
 
-class Output(Log):
+class OutputPane(Log):
     """The program's output. While its end is visible, it stays visible, even if the size
     changes."""
 
@@ -318,7 +318,7 @@ def _right(text: str) -> Text:
     return Text(text, justify="right")
 
 
-def _site_row(site: Site, unit: numbers.Unit) -> tuple[Text, ...]:
+def _site_row(site: LiveSite, unit: numbers.Unit) -> tuple[Text, ...]:
     cost = site.cost
     costs = (
         numbers.span(cost.low, cost.high, unit),
@@ -337,7 +337,7 @@ def _site_row(site: Site, unit: numbers.Unit) -> tuple[Text, ...]:
     )
 
 
-def _process_row(process: Process) -> tuple[Text, ...]:
+def _process_row(process: LiveProcess) -> tuple[Text, ...]:
     vmas = "?" if process.vmas is None else f"{process.vmas:,}"
     numbers = (str(process.pid), f"{process.threads:,}", vmas, size(process.mapped))
     return (*map(_right, numbers), Text(printable(process.name)))

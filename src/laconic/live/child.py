@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from laconic.analysis.live import Model
+from laconic.analysis.live import LiveModel
 from laconic.errors import LaconicError
 from laconic.live.hub import Hub
 from laconic.tracer.signals import change_mask
@@ -108,7 +108,7 @@ class Child:
         """False once no more figures will arrive."""
         return self._readers[0].is_alive()
 
-    def drain(self, model: Model) -> None:
+    def drain(self, model: LiveModel) -> None:
         """Pass all messages that have arrived to the model. O(their size)."""
         while self._messages:
             model.take(json.loads(self._messages.popleft()))
@@ -131,7 +131,7 @@ class Child:
         except ProcessLookupError:
             pass
 
-    def wait(self, model: Model) -> int:
+    def wait(self, model: LiveModel) -> int:
         """Wait for the end; return the program's exit status, or Laconic's own if the program could
         not be run."""
         for reader in self._readers:

@@ -27,12 +27,12 @@ from laconic.trace.writer import Rows
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.ptrace import ORIG_RAX
-from laconic.tracer.stacks import ALL, Stacks
+from laconic.tracer.stacks import ALL, StackCapture
 from laconic.tracer.syscalls import MEMORY_CALLS
 
 if TYPE_CHECKING:
     from laconic.live.hub import Hub
-    from laconic.tracer.process import Mm, Thread
+    from laconic.tracer.process import TracedMm, TracedThread
     from laconic.tracer.record import Recorder
 
 #: Seconds between two messages, and the minimum time between two messages as a multiple of the time
@@ -45,7 +45,7 @@ _SPACES = 64
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Watcher(Stacks):
+class Watcher(StackCapture):
     """Counts redundant calls by call, stack and program. `fresh` has rows about new stacks, which
     another thread takes; that thread may also read `counts`. All rows also go to `kept`, a
     recorder's rows."""
@@ -55,10 +55,10 @@ class Watcher(Stacks):
         super().__init__(self._sink, ALL)
         self.counts: Counter[tuple[str, int, str]] = Counter()
         self.fresh: deque[Row] = deque()
-        self._programs: dict[Mm, str] = {}
+        self._programs: dict[TracedMm, str] = {}
         self._kept = kept
 
-    def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
+    def take(self, thread: TracedThread, words: Sequence[int], redundant: bool) -> None:
         """Count the call that a thread has stopped for. O(frames)."""
         super().take(thread, words, redundant)
         rows = self._sink.rows
@@ -143,7 +143,7 @@ class Feed(Tracer):
         }
 
     def _processes(self) -> list[tuple[int, str, int, int, int | None]]:
-        found: dict[int, list[Thread]] = {}
+        found: dict[int, list[TracedThread]] = {}
         for thread in list(self.threads.values()):
             found.setdefault(thread.tgid, []).append(thread)
         processes = []

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from typing import Any
 
-from laconic.analysis.live import Model
+from laconic.analysis.live import LiveModel
 from laconic.errors import LaconicError
 from laconic.live.address import connect
 from laconic.live.hub import FEED
@@ -72,7 +72,7 @@ class Remote:
         """False once no more messages will arrive."""
         return self._reader.is_alive()
 
-    def drain(self, model: Model) -> None:
+    def drain(self, model: LiveModel) -> None:
         """Pass all messages that have arrived to the model. O(their size)."""
         alive = self.alive()
         while self._messages:

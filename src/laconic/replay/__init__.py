@@ -16,7 +16,7 @@ from laconic.replay.pals import PalFeed, Refusal, check_pal
 from laconic.replay.thread import Mm
 from laconic.strategies import names_on
 from laconic.trace.charts import Chart, calls_chart
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Replayed(Table):
 
 
 def replay_trace(
-    trace: Trace | str,
+    trace: TraceReader | str,
     strategy: str | type[Strategy] | None = None,
     progress: Callable[[int], None] | None = None,
     *,
@@ -96,7 +96,7 @@ def replay_trace(
     `progress` is called with the number of bytes that have been read. Raises LaconicError if the
     trace cannot be read. O(events), bounded memory.
     """
-    trace = Trace(trace) if isinstance(trace, str) else trace
+    trace = TraceReader(trace) if isinstance(trace, str) else trace
     if pal is not None and pal_for is not None:
         raise LaconicError("pal and pal_for exclude each other: pass one of them")
     _check_listeners(listeners)

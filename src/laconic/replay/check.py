@@ -13,7 +13,7 @@ MODEL_ERROR, LOST_DATA, UNKNOWN_START = "model error", "lost data", "unknown sta
 _KEPT = 100
 
 
-class Difference(NamedTuple):
+class ReplayDifference(NamedTuple):
     """One call whose replay differs from the trace."""
 
     number: int
@@ -34,7 +34,7 @@ class Check:
 
     compared: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[ReplayDifference] = field(default_factory=list)
 
     def differs(
         self, number: int, row: Row, name: str, replayed: str, cause: str, why: str
@@ -45,7 +45,7 @@ class Check:
             call = f"{name}({', '.join(shown(value) for value in row.args[: ARITY.get(name)])})"
             where = number, row.time, row.pid, row.tid
             self.differences.append(
-                Difference(*where, call, shown(row.result), replayed, cause, why)
+                ReplayDifference(*where, call, shown(row.result), replayed, cause, why)
             )
 
 

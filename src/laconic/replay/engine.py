@@ -27,11 +27,11 @@ from laconic.memory.vma import Vma
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
-from laconic.replay.thread import Mm, RecordedUpcalls, Runs, Thread, seen
+from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, Runs, seen
 from laconic.strategies import LINUX, display_name, has_rule, linux_rule, names_on
 from laconic.trace import records
 from laconic.trace.losses import Losses
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import (
     BREAK,
     BYSTANDERS,
@@ -89,7 +89,7 @@ class Replay:
 
     def __init__(
         self,
-        trace: Trace,
+        trace: TraceReader,
         strategy: str | type[Strategy] | None = None,
         *,
         check: bool = False,
@@ -104,7 +104,7 @@ class Replay:
         self.manager = Bookkeeper(self._rule(strategy), self.ledger, self.strategy == "observe")
         self.check = Check() if check else None
         self.keep = keep
-        self.threads: dict[int, Thread] = {}
+        self.threads: dict[int, ReplayedThread] = {}
         self.processes: dict[int, Mm] = {}
         self.programs: dict[int, str] = {}
         self.started: list[Program] = []
@@ -267,7 +267,7 @@ class Replay:
                 for touched in self._on_touched:
                     touched(mm, row.touched)
 
-    def _carry_out(self, row: Row, thread: Thread, space: AddressSpace) -> Carried:
+    def _carry_out(self, row: Row, thread: ReplayedThread, space: AddressSpace) -> Carried:
         mm, up = thread.mm, self.up
         up.row = row
         up.thread = thread
@@ -343,7 +343,7 @@ class Replay:
                 )
         return result, host_calls, changes, outcome
 
-    def _unfinished(self, thread: Thread, space: AddressSpace) -> None:
+    def _unfinished(self, thread: ReplayedThread, space: AddressSpace) -> None:
         # The thread ended in this call: only the host's map, observed afterwards, shows how far the
         # call came.
         thread.begun = None
@@ -378,14 +378,14 @@ class Replay:
 
     # Processes
 
-    def _first_seen(self, pid: int, tid: int) -> Thread:
+    def _first_seen(self, pid: int, tid: int) -> ReplayedThread:
         mm = self.processes.get(pid)
         if mm is None:
             self.ledger.processes += 1
             mm = self.processes[pid] = self._unknown()
             mm.lossy = pid in self._lossy
             self._lossy.discard(pid)
-        thread = self.threads[tid] = Thread(pid, mm)
+        thread = self.threads[tid] = ReplayedThread(pid, mm)
         self._start_assumed(mm)
         return thread
 
@@ -421,7 +421,7 @@ class Replay:
             return Mm(None)
         return Mm(assumed_space(), AssumedStart())
 
-    def _thread(self, row: Row) -> Thread:
+    def _thread(self, row: Row) -> ReplayedThread:
         thread = self.threads.get(row.tid)
         return self._first_seen(row.pid, row.tid) if thread is None else thread
 
@@ -439,7 +439,7 @@ class Replay:
             space, assumed = parent.mm.space, parent.mm.assumed
             mm = Mm(space and space.fork(), assumed and assumed.copy())
             mm.lossy = parent.mm.lossy
-        child = self.threads[tid] = Thread(parent.pid if flags & CLONE_THREAD else tid, mm)
+        child = self.threads[tid] = ReplayedThread(parent.pid if flags & CLONE_THREAD else tid, mm)
         child.read_implies_exec = parent.read_implies_exec
         self.processes[child.pid] = mm
         if parent.pid in self.programs:
@@ -467,7 +467,7 @@ class Replay:
                 self.ledger.processes += 1
                 self.processes[pid] = self.processes[other]
             mm = self.processes[other]
-            self.threads[tid] = Thread(pid, mm)
+            self.threads[tid] = ReplayedThread(pid, mm)
             if pid == mm.pid and mm.number >= 0:
                 for listener in self.listeners:
                     listener.thread_found(mm)
@@ -480,7 +480,7 @@ class Replay:
         if old is None:
             # The start of the process, if a log shows that of its first program.
             self.ledger.processes += pid not in self.processes
-            old = Thread(pid, Mm(None))
+            old = ReplayedThread(pid, Mm(None))
         for other, thread in list(self.threads.items()):
             if thread.pid == pid and other != tid:
                 self._leave(other)
@@ -498,7 +498,7 @@ class Replay:
                 "memory map"
             )
         self.processes[pid] = mm
-        fresh = self.threads[tid] = Thread(pid, mm)
+        fresh = self.threads[tid] = ReplayedThread(pid, mm)
         fresh.read_implies_exec = bool(row.a2)
         fresh.map_runs = old.map_runs
         self._start_assumed(mm)

@@ -15,7 +15,7 @@ from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File
-from laconic.replay.thread import Mm, Thread
+from laconic.replay.thread import Mm, ReplayedThread
 from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
 
@@ -38,7 +38,7 @@ class CallDone(NamedTuple):
 
     number: int
     row: Row
-    thread: Thread
+    thread: ReplayedThread
     name: str
     result: int
     changes: tuple[Change, ...]
@@ -74,7 +74,7 @@ class CallDone(NamedTuple):
 class Listener:
     """Receives the events of a replay; each method does nothing by default."""
 
-    def call_begins(self, number: int, row: Row, thread: Thread) -> None:
+    def call_begins(self, number: int, row: Row, thread: ReplayedThread) -> None:
         """Called before a memory call, or the part of one before its `begin` row, edits the
         bookkeeping."""
 

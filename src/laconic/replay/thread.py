@@ -52,7 +52,7 @@ class Mm:
         self.was_running = False
 
 
-class Thread:
+class ReplayedThread:
     """One thread of the replay. `begun` is the outcome of a call that has begun and not ended;
     `answers` and `map_runs` are for its next call."""
 
@@ -83,7 +83,7 @@ class RecordedUpcalls:
         self.files = files
         self.read_implies_exec = False
         self.row: Row
-        self.thread: Thread
+        self.thread: ReplayedThread
         self.guessed = False
 
     def open_file(self, fd: int) -> OpenFile | None:

@@ -15,7 +15,7 @@ from laconic.analysis.advise.advice import (
     shown_size,
     span,
 )
-from laconic.analysis.advise.figures import Cost, Figures, Span
+from laconic.analysis.advise.figures import AdviceFigures, Cost, Span
 from laconic.analysis.advise.trial import After, Trial, outside
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.numbers import cycles, unit
@@ -45,7 +45,7 @@ _HEADINGS = {
 
 
 def as_json(
-    figures: Figures,
+    figures: AdviceFigures,
     advice: Sequence[Advice],
     profile: CostProfile,
     trace: str | None,
@@ -111,7 +111,7 @@ def _tried(after: After | str | None) -> Json:
     return {"after": None, "not_tried": after}
 
 
-def _notes(figures: Figures) -> list[str]:
+def _notes(figures: AdviceFigures) -> list[str]:
     notes = [] if figures.touches else [RANGED]
     if figures.attached:
         notes.append(ATTACHED)
@@ -130,7 +130,7 @@ def _notes(figures: Figures) -> list[str]:
 
 
 def as_text(
-    figures: Figures,
+    figures: AdviceFigures,
     advice: Sequence[Advice],
     profile: CostProfile,
     tried: Trial | None,
@@ -143,7 +143,7 @@ def as_text(
 
 
 def _lines(
-    figures: Figures,
+    figures: AdviceFigures,
     advice: Sequence[Advice],
     profile: CostProfile,
     tried: Trial | None,
@@ -186,7 +186,7 @@ def _lines(
 
 
 def _came_of_it(
-    figures: Figures, trial: Trial, after: After | str | None, width: int
+    figures: AdviceFigures, trial: Trial, after: After | str | None, width: int
 ) -> Iterator[str]:
     if isinstance(after, str):
         yield from _indented(f"Not tried: {after}.", width)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import Figures, Key, Tally, enclave_json, enclave_numbers
+from laconic.analysis.baseline import Key, RunFigures, Tally, enclave_json, enclave_numbers
 from laconic.analysis.callers import SITE
 from laconic.analysis.check import Offender, Verdict
 from laconic.analysis.frames import own_frames
@@ -24,7 +24,7 @@ from laconic.trace.words import plural
 _FRAMES = 4
 
 
-def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
+def as_json(figures: RunFigures, verdicts: Iterable[Verdict], stacks: Stacks) -> dict[str, Any]:
     """Return the verdicts with all their offenders; `calls` and `host_calls` of an offender are
     null if they are unknown."""
     found = list(verdicts)
@@ -50,7 +50,7 @@ def as_json(figures: Figures, verdicts: Iterable[Verdict], stacks: Stacks) -> di
     }
 
 
-def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]:
+def _offender(one: Offender, figures: RunFigures, stacks: Stacks) -> dict[str, Any]:
     tally = one.tally
     frames = stacks.places(figures.stacks[one.key]) if one.key in figures.stacks else ()
     return {
@@ -71,7 +71,7 @@ def _offender(one: Offender, figures: Figures, stacks: Stacks) -> dict[str, Any]
     }
 
 
-def sentence(verdict: Verdict, figures: Figures) -> str:
+def sentence(verdict: Verdict, figures: RunFigures) -> str:
     """Return the result of a rule, as text."""
     if verdict.what != "cycles":
         return verdict.sentence
@@ -90,7 +90,7 @@ def sentence(verdict: Verdict, figures: Figures) -> str:
 
 
 def as_text(
-    figures: Figures,
+    figures: RunFigures,
     verdicts: Iterable[Verdict],
     stacks: Stacks,
     width: int = 80,
@@ -127,7 +127,7 @@ def _shown(verdict: Verdict, limit: int | None) -> Sequence[Offender]:
 def offender_lines(
     one: Offender,
     what: str,
-    figures: Figures,
+    figures: RunFigures,
     stacks: Stacks,
     width: int = 80,
     verbose: bool = False,
@@ -147,7 +147,7 @@ def offender_lines(
         yield from filled(f"in {one.key.program}{_cost(one, what, figures)}", width, "    ")
 
 
-def _cost(one: Offender, what: str, figures: Figures) -> str:
+def _cost(one: Offender, what: str, figures: RunFigures) -> str:
     # The cost of a site, as `callers` prints it, if the headline does not state it.
     if figures.enclave is None or what == "cycles" or not one.tally.cycles:
         return ""
@@ -202,7 +202,7 @@ def _enclave_headline(one: Offender, what: str, total: Tally | None) -> str:
 
 
 def as_github(
-    figures: Figures,
+    figures: RunFigures,
     verdicts: Iterable[Verdict],
     stacks: Stacks,
     root: str,
@@ -233,7 +233,7 @@ def as_github(
     return "".join(f"{line}\n" for line in lines)
 
 
-def _frames(key: Key, figures: Figures, stacks: Stacks) -> Sequence[Place]:
+def _frames(key: Key, figures: RunFigures, stacks: Stacks) -> Sequence[Place]:
     stack = figures.stacks.get(key)
     return (
         [] if stack is None else [frame for frame, _ in own_frames(key.call, stacks.places(stack))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import ENCLAVE, Figures, Key, Tally
+from laconic.analysis.baseline import ENCLAVE, Key, RunFigures, Tally
 from laconic.analysis.callers import (
     AROUND,
     CALLS,
@@ -14,7 +14,7 @@ from laconic.analysis.callers import (
     REDUNDANT,
     SITE,
     SUPPRESSED,
-    Span,
+    CycleSpan,
 )
 from laconic.analysis.diff import Delta, Difference
 from laconic.analysis.schemas import SCHEMAS
@@ -205,11 +205,11 @@ def subject_of(key: Key, kind: str) -> str:
     return f"{key.call} from {function}{f' ({module})' if module else ''}"
 
 
-def _span(tally: Tally) -> Span:
-    return Span(tally.cycles_low, tally.cycles)
+def _span(tally: Tally) -> CycleSpan:
+    return CycleSpan(tally.cycles_low, tally.cycles)
 
 
-def _cost(span: Span) -> str:
+def _cost(span: CycleSpan) -> str:
     return numbers.cycles(*span)
 
 
@@ -217,7 +217,7 @@ def _cost(span: Span) -> str:
 
 
 #: The figures of a run, and its stacks, if they come from a trace.
-Run = tuple[Figures, Stacks | None]
+Run = tuple[RunFigures, Stacks | None]
 #: The number of frames of a stack that are shown.
 _FRAMES = 4
 

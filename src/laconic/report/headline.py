@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from laconic.analysis.callers import AROUND, SITE, UNKNOWN, Caller, Span
+from laconic.analysis.callers import AROUND, SITE, UNKNOWN, Caller, CycleSpan
 from laconic.analysis.headline import (
     COMMITS,
     COSTLY,
@@ -127,8 +127,8 @@ def _even(found: Headline) -> str:
     return f"No site stands out: {costs}, {share(saved, 1)} less."
 
 
-def _less(whole: Span, part: Span) -> Span:
-    return Span(max(whole.low - part.low, 0.0), max(whole.high - part.high, 0.0))
+def _less(whole: CycleSpan, part: CycleSpan) -> CycleSpan:
+    return CycleSpan(max(whole.low - part.low, 0.0), max(whole.high - part.high, 0.0))
 
 
 def name(subject: Caller) -> str:

@@ -12,14 +12,14 @@ from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
 
 if TYPE_CHECKING:
-    from laconic.trace.reader import Trace
+    from laconic.trace.reader import TraceReader
 
 #: The number of programs and notes that the text shows, and how much of a program's arguments; the
 #: JSON has all that were kept.
 SHOWN, SHOWN_WIDTH = 10, 100
 
 
-def as_json(trace: Trace, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
+def as_json(trace: TraceReader, contents: Contents, missing: Sequence[str]) -> dict[str, Any]:
     """Return the figures in the form that `info --json` writes; `missing` are sentences on what the
     trace lacks."""
     calls = contents.calls

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
-from laconic.analysis.live import Cost, Model, Site
+from laconic.analysis.live import LiveCost, LiveModel, LiveSite
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import EVERY_CALL, LACONIC
 from laconic.report import numbers
@@ -21,7 +21,7 @@ from laconic.trace.words import plural
 _LATE = 3.0
 
 
-def line(model: Model, width: int = 80) -> str:
+def line(model: LiveModel, width: int = 80) -> str:
     """Return one line on the current activity: with memory and the worst site if there is room;
     numbers are never truncated."""
     rates, count = model.rates, len(model.processes)
@@ -40,7 +40,7 @@ def line(model: Model, width: int = 80) -> str:
     return text
 
 
-def label(site: Site) -> str:
+def label(site: LiveSite) -> str:
     """Return a site in one line, as `laconic callers` names it, but without the program."""
     key = site.key
     if site.kind == AROUND:
@@ -52,7 +52,7 @@ def label(site: Site) -> str:
     return f"{key.call} {name}{f' ({module})' if module else ''}"
 
 
-def cost(model: Model) -> str:
+def cost(model: LiveModel) -> str:
     """Return what the program has cost in an enclave so far, in one line; "" if that is unknown."""
     total = model.cost
     if not total.high and not model.costs_stopped:
@@ -68,7 +68,7 @@ def cost(model: Model) -> str:
     return f"{text}, up to {model.costs_time:,.1f} s" if late > _LATE and model.behind else text
 
 
-def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
+def as_json(model: LiveModel, command: Sequence[str]) -> dict[str, Any]:
     """Return the sums of a program that has ended, with those keys of `laconic run --json` that are
     known here, and all sites, the most expensive first. O(sites log sites)."""
     calls, host_calls, elided, redundant = model.totals
@@ -118,14 +118,14 @@ def as_json(model: Model, command: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _cycles(of: Cost) -> dict[str, dict[str, int]]:
+def _cycles(of: LiveCost) -> dict[str, dict[str, int]]:
     return {
         EVERY_CALL: ends((of.low, of.high)),
         LACONIC: ends((of.left_low, of.left_high)),
     }
 
 
-def ending(model: Model, width: int = 80) -> str:
+def ending(model: LiveModel, width: int = 80) -> str:
     """Return the totals when the program has ended, and the notes for the user."""
     calls, host_calls, elided, _ = model.totals
     share = f" ({100 * elided / calls:.1f} %)" if calls else ""

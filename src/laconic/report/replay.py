@@ -10,14 +10,14 @@ from laconic.replay import Replayed
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START
 from laconic.report import compare
 from laconic.report import run as summary
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 
 _CAUSES = (MODEL_ERROR, LOST_DATA, UNKNOWN_START)
 #: The maximum number of differences that are shown to people.
 _SHOWN = 10
 
 
-def as_json(trace: Trace, replayed: Replayed) -> dict[str, Any]:
+def as_json(trace: TraceReader, replayed: Replayed) -> dict[str, Any]:
     """Return the figures in the form of `laconic run --json`, with `trace` and, if the trace was
     checked, `check`."""
     end = replayed.end

@@ -14,7 +14,7 @@ from laconic.analysis.vectors import (
     PAL,
     TABLE,
     Comparison,
-    Difference,
+    VectorDifference,
     same_call,
 )
 from laconic.trace.vectors import (
@@ -23,8 +23,8 @@ from laconic.trace.vectors import (
     UNKNOWN,
     Item,
     PalCall,
-    Row,
     Vectors,
+    VmaLine,
     lines,
 )
 
@@ -68,7 +68,7 @@ def as_json(comparison: Comparison, expected: Vectors) -> dict[str, Any]:
     }
 
 
-def _difference_json(difference: Difference) -> dict[str, Any]:
+def _difference_json(difference: VectorDifference) -> dict[str, Any]:
     state, other = difference.state, difference.other
     return {
         "what": difference.what,
@@ -92,7 +92,7 @@ def _difference_json(difference: Difference) -> dict[str, Any]:
     }
 
 
-def _difference(difference: Difference) -> list[str]:
+def _difference(difference: VectorDifference) -> list[str]:
     state, other = difference.state, difference.other
     where = f"event {state.event}, process {state.process}, {difference.strategy}"
     text = [f"first difference: {difference.what}, {where}"]
@@ -115,7 +115,7 @@ def _difference(difference: Difference) -> list[str]:
     return text
 
 
-def _tables(expected: Sequence[Row], actual: Sequence[Row]) -> list[str]:
+def _tables(expected: Sequence[VmaLine], actual: Sequence[VmaLine]) -> list[str]:
     # Yield both tables, from just before the first row that differs.
     first = 0
     while first < min(len(expected), len(actual)) and expected[first] == actual[first]:

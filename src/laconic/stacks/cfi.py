@@ -34,7 +34,7 @@ FAST_SAVED: Final = 512
 _ENTRY, _REMEMBERED, _REGISTERS, _ENTRIES = 1 << 18, 64, 128, 1 << 20
 
 
-class Row(NamedTuple):
+class CfiRow(NamedTuple):
     """One row of the table that call-frame information describes: CFA is register + offset, or an
     expression."""
 
@@ -57,7 +57,7 @@ class Compact(NamedTuple):
     offset: int
     rbp: int
     saved: tuple[tuple[int, int], ...]
-    row: Row | None
+    row: CfiRow | None
 
 
 #: The rules without CFI: for a file's code, and for any other.
@@ -65,7 +65,7 @@ BY_CALL: Final = Compact(GUESS, 16, -2, (), None)
 BY_FRAME_POINTER: Final = Compact(CHAIN, 16, -2, (), None)
 
 
-def compact(row: Row) -> Compact:
+def compact(row: CfiRow) -> Compact:
     """Return the rule of a row. O(registers)."""
     rules = row.registers
     address = rules.get(RA)
@@ -107,11 +107,11 @@ class Cie:
     encoding: int
     augmented: bool
     signal: bool
-    initial: State
+    initial: CfiState
 
 
 @dataclass(slots=True)
-class State:
+class CfiState:
     """The row under construction."""
 
     register: int = RSP
@@ -119,11 +119,11 @@ class State:
     expression: bytes | None = None
     registers: dict[int, How] = field(default_factory=dict)
 
-    def copy(self) -> State:
+    def copy(self) -> CfiState:
         """Return a copy."""
-        return State(self.register, self.offset, self.expression, dict(self.registers))
+        return CfiState(self.register, self.offset, self.expression, dict(self.registers))
 
-    def take(self, other: State) -> None:
+    def take(self, other: CfiState) -> None:
         """Copy another state into this one."""
         self.register, self.offset, self.expression = other.register, other.offset, other.expression
         self.registers = dict(other.registers)
@@ -168,7 +168,7 @@ class CallFrames:
         self._eh = eh
         self._cies: dict[int, Cie] = {}
 
-    def row(self, fde: int, pc: int) -> Row | None:
+    def row(self, fde: int, pc: int) -> CfiRow | None:
         """Return the row for `pc` by the entry at offset `fde`; None if that entry does not cover
         it.
 
@@ -182,7 +182,7 @@ class CallFrames:
             return None
         state = cie.initial.copy()
         self._execute(state, cie, at, end, begin, pc)
-        return Row(state.register, state.offset, state.expression, state.registers, cie.signal)
+        return CfiRow(state.register, state.offset, state.expression, state.registers, cie.signal)
 
     def scan(self) -> list[tuple[int, int]]:
         """Return (first address, offset) of every entry in order of address, if there is no table.
@@ -265,7 +265,7 @@ class CallFrames:
         if register != RA:
             raise Malformed("the return address is not a register of x86-64")
         cie = Cie(
-            code_align, data_align, 0, augmentation[:1] == b"z", b"S" in augmentation, State()
+            code_align, data_align, 0, augmentation[:1] == b"z", b"S" in augmentation, CfiState()
         )
         if cie.augmented:
             length, at = uleb(data, at)
@@ -291,12 +291,12 @@ class CallFrames:
                 break
 
     def _execute(
-        self, state: State, cie: Cie, at: int, end: int, location: int, pc: int | None
+        self, state: CfiState, cie: Cie, at: int, end: int, location: int, pc: int | None
     ) -> None:
         # Run instructions up to the row for pc, or all of them if there is no pc (a CIE's). The
         # most frequent ones are inline.
         data = self._data
-        remembered: list[State] = []
+        remembered: list[CfiState] = []
         while at < end:
             op = data[at]
             at += 1
@@ -330,7 +330,7 @@ class CallFrames:
                 return
 
 
-def _restore(state: State, cie: Cie, register: int) -> None:
+def _restore(state: CfiState, cie: Cie, register: int) -> None:
     initial = cie.initial.registers.get(register)
     if initial is None:
         state.registers.pop(register, None)
@@ -338,7 +338,7 @@ def _restore(state: State, cie: Cie, register: int) -> None:
         state.registers[register] = initial
 
 
-def _instruction(op: int, data: bytes, at: int, state: State, cie: Cie) -> int:
+def _instruction(op: int, data: bytes, at: int, state: CfiState, cie: Cie) -> int:
     # Run one of the rarer instructions; return the place after the operands.
     if op == 0x00 or op == 0x2D:  # DW_CFA_nop, DW_CFA_GNU_window_save
         return at

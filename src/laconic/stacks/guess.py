@@ -46,7 +46,7 @@ _KEPT: Final = 100_000
 _ENDBR64 = b"\xf3\x0f\x1e\xfa"
 
 
-class Calls:
+class ReturnAddresses:
     """Finds return addresses in one address space; `is_code` returns whether an address is
     executable there."""
 

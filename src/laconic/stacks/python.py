@@ -51,7 +51,7 @@ class Unsupported(Exception):
     """The Python frames of this interpreter cannot be read; the text says why."""
 
 
-class Layout(NamedTuple):
+class InterpreterLayout(NamedTuple):
     """The offsets of the fields of CPython's structures, in bytes. 0: the version lacks the
     structure.
 
@@ -86,11 +86,11 @@ class Layout(NamedTuple):
 
 #: The released versions that do not describe their structures.
 RELEASED: Final = {
-    (3, 11): Layout(
+    (3, 11): InterpreterLayout(
         40, 0, 16, 8, 56, 152, True, 8, 16, 32, 48, 56, 69, 68, 72, 112, 128, 136, 184,
         48, 72, False,
     ),
-    (3, 12): Layout(
+    (3, 12): InterpreterLayout(
         40, 0, 72, 8, 56, 136, True, 0, 8, 0, 8, 56, 70, 0, 68, 112, 128, 136, 192, 40, 56, True
     ),
 }  # fmt: skip
@@ -102,7 +102,7 @@ _COOKIE: Final = b"xdebugpy"
 _WORDS: Final = 96
 
 
-def layout_of(memory: Memory, tid: int, runtime: int, version_at: int) -> Layout:
+def layout_of(memory: Memory, tid: int, runtime: int, version_at: int) -> InterpreterLayout:
     """Return the layout of the interpreter whose `_PyRuntime` and `Py_Version` are at these
     addresses; `version_at` is 0 if it has none. Raises Unsupported."""
     data = memory.read(tid, runtime, 8 * _WORDS)
@@ -128,7 +128,7 @@ def _check(version: int) -> None:
         raise Unsupported(f"CPython {_name(version)} is a pre-release")
 
 
-def _described(words: Sequence[int]) -> Layout:
+def _described(words: Sequence[int]) -> InterpreterLayout:
     version, free_threaded = words[1], words[2]
     _check(version)
     if free_threaded:
@@ -140,7 +140,7 @@ def _described(words: Sequence[int]) -> Layout:
     # Fields that have never changed show whether this is the expected table.
     if (words[data + 1], words[data + 2], words[text + 1], words[text + 2]) != (16, 32, 32, 16):
         raise Unsupported(f"CPython {_name(version)} has another layout than the release")
-    layout = Layout(
+    layout = InterpreterLayout(
         interpreters=words[5],
         interpreter_next=words[8],
         interpreter_threads=words[9],
@@ -169,7 +169,7 @@ def _described(words: Sequence[int]) -> Layout:
     return layout
 
 
-class Code:
+class PythonCode:
     """The data of a code object. `ranges` of memory contained `contents` when it was read."""
 
     def __init__(
@@ -232,7 +232,7 @@ def line_table(table: bytes, first_line: int) -> tuple[list[int], list[int]]:
     return ends, lines
 
 
-class Shape(NamedTuple):
+class StackShape(NamedTuple):
     """The code objects and instructions of a stack: what must be in memory for the stack to be the
     same again, and the numbers of its frames, -1 for one that has not started."""
 
@@ -249,7 +249,9 @@ Activation = tuple[int, list[int]]
 class Interpreter:
     """Reads the Python frames of one process's threads. `read` counts stacks that had some."""
 
-    def __init__(self, memory: Memory, tables: Tables, layout: Layout, runtime: int) -> None:
+    def __init__(
+        self, memory: Memory, tables: Tables, layout: InterpreterLayout, runtime: int
+    ) -> None:
         self.read = 0
         self._memory = memory
         self._tables = tables
@@ -257,9 +259,9 @@ class Interpreter:
         self._runtime = runtime
         self._failures = 0
         self._states: dict[int, int] = {}
-        self._codes: dict[int, Code] = {}
+        self._codes: dict[int, PythonCode] = {}
         self._code_type = 0
-        self._shapes: dict[tuple[int, ...], Shape] = {}
+        self._shapes: dict[tuple[int, ...], StackShape] = {}
         # The thread state, `_PyCFrame`s, frames and code objects of the last stack.
         self._last = 0
         self._cframes: list[int] = []
@@ -451,7 +453,7 @@ class Interpreter:
         shape = self._shapes[pairs] = self._shape(tid, pairs)
         return shape.numbers
 
-    def _shape(self, tid: int, pairs: tuple[int, ...]) -> Shape:
+    def _shape(self, tid: int, pairs: tuple[int, ...]) -> StackShape:
         codes = {address: self._code(tid, address) for address in dict.fromkeys(pairs[::2])}
         pieces, expected = _pieces(codes.values())
         contents = b"".join([part.read(tid) for part in pieces])
@@ -476,9 +478,9 @@ class Interpreter:
             else:
                 line = code.line(instruction)
                 numbers.append(self._tables.frames.number(Frame(code.module, line, True, False)))
-        return Shape(pieces, expected, tuple(numbers))
+        return StackShape(pieces, expected, tuple(numbers))
 
-    def _code(self, tid: int, address: int) -> Code:
+    def _code(self, tid: int, address: int) -> PythonCode:
         # In 3.14 the lowest bits of a reference are not part of the address.
         address &= -8
         code = self._codes.get(address)
@@ -488,7 +490,7 @@ class Interpreter:
             code = self._codes[address] = self._read_code(tid, address)
         return code
 
-    def _read_code(self, tid: int, address: int) -> Code:
+    def _read_code(self, tid: int, address: int) -> PythonCode:
         layout = self._layout
         data = self._memory.read(tid, address, layout.code_instructions)
         if len(data) < layout.code_instructions or not self._is_code_type(tid, _word(data, 8)):
@@ -502,7 +504,7 @@ class Interpreter:
         first = struct.unpack_from("<i", data, layout.code_instructions - 16)[0]
         instructions = address + layout.code_instructions
         module = self._tables.modules.number(Module(PYTHON, filename, name=name))
-        code = Code(module, first_line, table, instructions, instructions + 2 * max(first, 0))
+        code = PythonCode(module, first_line, table, instructions, instructions + 2 * max(first, 0))
         # The bytes from the first line to the line table do not change while the code object lives.
         begin, end = layout.code_line & -8, layout.code_lines + 8
         code.ranges.append((address + begin, end - begin))
@@ -559,7 +561,7 @@ class Interpreter:
         return data
 
 
-def _pieces(codes: Iterable[Code]) -> tuple[tuple[Pieces, ...], bytes]:
+def _pieces(codes: Iterable[PythonCode]) -> tuple[tuple[Pieces, ...], bytes]:
     # The ranges to read of some code objects, and their contents when they were first read.
     known = list(codes)
     ranges = [part for code in known for part in code.ranges]

@@ -28,12 +28,12 @@ from laconic.stacks.cfi import (
     RSP,
     UNDEFINED,
     VAL_OFFSET,
-    Row,
+    CfiRow,
 )
 from laconic.stacks.elf import Malformed
 from laconic.stacks.epilogue import LENGTH, epilogue
 from laconic.stacks.expression import evaluate
-from laconic.stacks.guess import BUDGET, Calls
+from laconic.stacks.guess import BUDGET, ReturnAddresses
 from laconic.stacks.memory import Memory, Pieces
 from laconic.stacks.modules import BROKEN, Code, Mapping, Modules, Rule, make_rule, read_mappings
 from laconic.stacks.python import Interpreter, Unsupported, layout_of
@@ -90,7 +90,7 @@ class Space:
         self._code: dict[Mapping, tuple[Code, int] | None] = {}
         self._rules: dict[int, Rule] = {}
         self._missed: set[int] = set()
-        self._calls = Calls(self._memory, self.is_code)
+        self._calls = ReturnAddresses(self._memory, self.is_code)
         self._stale = True
         self._patience = 0
         self._python = python
@@ -420,7 +420,7 @@ class _Registers:
         """Return CFA, rsp, rbp and the key of the caller, by the whole row; None if they cannot be
         determined."""
         row = rule[5]
-        assert isinstance(row, Row)
+        assert isinstance(row, CfiRow)
         try:
             values = self._values
             for place in range(self._seen, len(cfas)):
@@ -440,7 +440,7 @@ class _Registers:
         except BROKEN:
             return None
 
-    def _cfa(self, row: Row) -> int:
+    def _cfa(self, row: CfiRow) -> int:
         if row.expression is not None:
             return evaluate(row.expression, self._values, self._word)
         return self._values[row.register] + row.offset & _MASK

@@ -31,14 +31,14 @@ from laconic.strategies.pagefloor import (
     OTHER,
     TRIM,
     PageFloor,
-    Shape,
-    Step,
+    PageShape,
+    PageStep,
     Tally,
     plus,
 )
 
 #: The value of a page run: the call in which its pages were last live, and the open choices.
-Value = tuple[int, Shape]
+Value = tuple[int, PageShape]
 Run = tuple[int, int]
 _WORK = UNMAP | FILE | EXTEND | RESTRICT | ZERO
 #: Pages of a thread's stack in the library OS, without its guard page (Gramine's libos_thread.c).
@@ -368,7 +368,7 @@ class _Work:
                 if after != value:
                     self.writes.append((begin, stop, after))
 
-    def _live(self, start: int, end: int, step: Step) -> None:
+    def _live(self, start: int, end: int, step: PageStep) -> None:
         runs = (
             self.either
             if step.either

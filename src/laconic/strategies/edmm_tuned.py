@@ -104,7 +104,7 @@ class Tuning(NamedTuple):
         return self.heap * self.lazyfree // 100
 
 
-class Pal:
+class TunedPal:
     """The PAL of one enclave. Ranges are in bytes and page aligned; all operations take
     O(log n + runs).
 
@@ -421,7 +421,7 @@ class EdmmTuned(Strategy):
     ) -> None:
         super().__init__(meter, space, touches)
         self.values = values
-        self.pal = Pal(meter, Tuning(**values))
+        self.pal = TunedPal(meter, Tuning(**values))
         self.sizes = touches.sizes
         #: The stacks of running threads, and those of ended ones.
         self._threads: list[int] = []

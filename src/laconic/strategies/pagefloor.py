@@ -3,9 +3,9 @@ keeps undecided choices open.
 
 A touched page must be committed (LIVE). For an untouched page, a strict strategy has choices: not
 committed (U); committed with the contents that the program must see (C); or, if the program may not
-access it, committed with stale contents (D). A `Shape` contains the choices that may still turn out
-cheapest, each with its cost since the last decision. An event leads from shape to shape, and the
-cost of what it decides is counted. There are few shapes and few events, so each combination is
+access it, committed with stale contents (D). A `PageShape` contains the choices that may still turn
+out cheapest, each with its cost since the last decision. An event leads from shape to shape, and
+the cost of what it decides is counted. There are few shapes and few events, so each combination is
 computed once.
 """
 
@@ -52,7 +52,7 @@ def protected(had: int, want: int) -> tuple[Tally, int]:
     return (plus(leaves, (("emodpe", 1),)) if want & ~had else leaves), 1
 
 
-class Shape:
+class PageShape:
     """The open choices of a page. Its `PageFloor` interns it, so equal shapes are identical.
 
     `choices`: those that may still turn out cheapest, with their tallies. `may`: all choices that a
@@ -66,13 +66,13 @@ class Shape:
         self.choices = choices
         self.may = may
         self.dead = dead
-        self.steps: dict[int, Step] = {}
+        self.steps: dict[int, PageStep] = {}
         self.touches: dict[int, Tally] = {}
         self.unmapped: Tally | None = None
         self.ended: Tally | None = None
 
 
-class Step(NamedTuple):
+class PageStep(NamedTuple):
     """The effect of an event on a page.
 
     `shape` is its next shape (None: not committed, nothing open), `tally` the cost that is now
@@ -80,7 +80,7 @@ class Step(NamedTuple):
     avoid. `either`: the host call may be a trim's or a restriction's.
     """
 
-    shape: Shape | None
+    shape: PageShape | None
     tally: Tally
     host_calls: int = 0
     either: bool = False
@@ -95,7 +95,7 @@ class PageFloor:
 
     def __init__(self, costs: Mapping[str, float]) -> None:
         self.costs = costs
-        self._shapes: dict[tuple[tuple[tuple[int, Tally], ...], int, bool], Shape] = {}
+        self._shapes: dict[tuple[tuple[tuple[int, Tally], ...], int, bool], PageShape] = {}
         self._commits: dict[int, Tally] = {}
         self.live = self._shape(((L, ()),), L, False)
         self.fresh = self._shape(((U, ()),), U, False)
@@ -141,7 +141,7 @@ class PageFloor:
             tally = self._commits[key] = self.cheapest(ways)
         return tally
 
-    def touch(self, shape: Shape, prot: int, file: bool) -> Tally:
+    def touch(self, shape: PageShape, prot: int, file: bool) -> Tally:
         """Return the cost that is decided when the page is touched, after which it is live.
         O(1)."""
         key = prot | file << 3
@@ -154,7 +154,7 @@ class PageFloor:
             shape.touches[key] = tally
         return tally
 
-    def unmap(self, shape: Shape) -> Tally:
+    def unmap(self, shape: PageShape) -> Tally:
         """Return the cost that is decided when the page is unmapped, including its release if it is
         committed. O(1)."""
         if shape.unmapped is None:
@@ -163,20 +163,20 @@ class PageFloor:
             )
         return shape.unmapped
 
-    def end(self, shape: Shape) -> Tally:
+    def end(self, shape: PageShape) -> Tally:
         """Return the cost that is decided when the enclave ends. O(1)."""
         if shape.ended is None:
             shape.ended = self.cheapest(tally for _, tally in shape.choices)
         return shape.ended
 
-    def step(self, shape: Shape, event: int) -> Step:
+    def step(self, shape: PageShape, event: int) -> PageStep:
         """Return the effect of a call that leaves the page mapped. O(1)."""
         step = shape.steps.get(event)
         if step is None:
             step = shape.steps[event] = self._step(shape, event)
         return step
 
-    def _step(self, shape: Shape, event: int) -> Step:
+    def _step(self, shape: PageShape, event: int) -> PageStep:
         ways = {choice: self._ways(choice, event) for choice in (U, C, D, L) if shape.may & choice}
         best: dict[int, Tally] = {}
         for choice, spent in shape.choices:
@@ -202,10 +202,10 @@ class PageFloor:
         either = shape is self.live and dead and least == 1
         self._prune(best, bool(event & FROM_FILE))
         if L in best:
-            return Step(self.live, best[L], least, either)
+            return PageStep(self.live, best[L], least, either)
         if len(best) == 1 and U in best:
-            return Step(None, best[U], least, either)
-        return Step(self._shape(tuple(sorted(best.items())), may, dead), (), least, either)
+            return PageStep(None, best[U], least, either)
+        return PageStep(self._shape(tuple(sorted(best.items())), may, dead), (), least, either)
 
     def _ways(self, choice: int, event: int) -> list[Way]:
         had, want = event & 7, event >> 3 & 7
@@ -267,9 +267,9 @@ class PageFloor:
         if C in best and D in best and self.cost(best[C]) <= self.cost(best[D]):
             del best[D]
 
-    def _shape(self, choices: tuple[tuple[int, Tally], ...], may: int, dead: bool) -> Shape:
+    def _shape(self, choices: tuple[tuple[int, Tally], ...], may: int, dead: bool) -> PageShape:
         key = choices, may, dead
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = Shape(choices, may, dead)
+            shape = self._shapes[key] = PageShape(choices, may, dead)
         return shape

@@ -83,7 +83,7 @@ class Aborted(LaconicError):
     """An EACCEPT failed while the manager committed pages, so it called abort()."""
 
 
-class Region(NamedTuple):
+class Ema(NamedTuple):
     """An `ema_t`: `prot` is the permission of all its committed pages, `reserved` SGX_EMA_RESERVE.
 
     Equal regions stay separate objects, and neighbors never merge.
@@ -111,7 +111,7 @@ class Emm:
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
-        self.regions: RangeMap[Region] = RangeMap(operator.is_)
+        self.regions: RangeMap[Ema] = RangeMap(operator.is_)
         self.committed: RangeMap[bool] = RangeMap()
 
     def pages(self, start: int, end: int, committed: bool) -> list[Range]:
@@ -125,13 +125,13 @@ class Emm:
 
     def reserve(self, start: int, end: int) -> None:
         """`sgx_mm_alloc` with RESERVE: no OCALL (`ema_do_alloc`)."""
-        self.regions.set(start, end, Region(0, True))
+        self.regions.set(start, end, Ema(0, True))
 
     def alloc(self, start: int, end: int) -> None:
         """`sgx_mm_alloc` with COMMIT_ON_DEMAND, also within a reservation: an OCALL, which maps
         RW."""
         self.meter.host_protect(start, end, RW)
-        self.regions.set(start, end, Region(RW))
+        self.regions.set(start, end, Ema(RW))
 
     def commit(self, start: int, end: int) -> int:
         """`sgx_mm_commit`: EACCEPT of the pages that are not committed yet (`ema_do_commit`).
@@ -196,14 +196,14 @@ class Emm:
         self.meter.host_call()
         insist(self.meter.modify_types, start, end, PT_TCS)
         self.meter.eaccept(start, end, 0, PT_TCS << 8 | MODIFIED)
-        self.regions.set(start, end, Region(0))
+        self.regions.set(start, end, Ema(0))
 
     def _modify(self, start: int, end: int, prot: int) -> None:
         # ema_modify_permissions: the region is updated only after all its pages have changed.
         for begin, stop, region in self.regions.parts(start, end):
             if region.prot != prot:
                 self._change(begin, stop, region.prot, prot)
-                self.regions.set(begin, stop, Region(prot))
+                self.regions.set(begin, stop, Ema(prot))
                 if not prot:
                     # The host's PROT_NONE comes last: EACCEPT needs a readable mapping.
                     self.meter.host_protect(begin, stop, 0)
@@ -461,7 +461,7 @@ class SgxEmm(Strategy):
             self.meter.copy(sent)
         return child
 
-    def _send(self, start: int, end: int, region: Region, child: SgxEmm) -> int:
+    def _send(self, start: int, end: int, region: Ema, child: SgxEmm) -> int:
         # Returns the number of pages.
         if region.reserved:
             child.emm.reserve(start, end)

@@ -2,8 +2,8 @@
 
 After a step, the access of each existing page must equal the protection of the program's VMA; the
 only tolerated gap is a page that is not committed yet. During a step, no page may have access that
-was requested neither before nor after it, not even for one instruction. `Watch` checks after every
-SGX instruction.
+was requested neither before nor after it, not even for one instruction. `StrictChecker` checks
+after every SGX instruction.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def breaches(
                     yield f"{low:#x}-{high:#x} is {Prot(prot)!r} in the enclave, and {what}"
 
 
-class Watch:
+class StrictChecker:
     """Checks one machine after every SGX instruction (`Machine.after_step`), and records violations
     in `windows` as text.
 

@@ -16,7 +16,7 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.model.driver import Driver
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
-from laconic.strategies.strict import Watch, breaches
+from laconic.strategies.strict import StrictChecker, breaches
 
 #: The size of the enclaves, in bytes: the addresses that programs can map, and as much again above
 #: them for the library OS.
@@ -85,7 +85,7 @@ class Verified(Strategy):
         self.pte = pte
         self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter.book)
         self.inner = make(self.machine, space, touches)
-        self.watch = Watch(self.machine, space)
+        self.watch = StrictChecker(self.machine, space)
         self.hears_all = self.inner.hears_all
 
     def _step(self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from laconic.memory.html import html_table
 from laconic.trace import records
-from laconic.trace.reader import Trace as _Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import BYSTANDERS, MEMORY_CODES
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _SHOWN = 1_000_000
 
 
-class Trace(_Trace):
+class Trace(TraceReader):
     """A recorded or imported trace. Iterating over it yields typed records
     (`laconic.trace.records`), in order.
 

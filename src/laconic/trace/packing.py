@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from laconic.errors import LaconicError
 from laconic.stacks.symbolize import Place, Symbolizer
 from laconic.stacks.table import CUT, JIT, PYTHON, Frame, Module
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import BATCH, CODES, EVENTS, Row
 from laconic.trace.stacks import frames_of, module_of
 from laconic.trace.writer import TraceWriter, remove
@@ -38,7 +38,7 @@ class Packed:
 
 
 def symbols_of(
-    trace: Trace,
+    trace: TraceReader,
     symbolizer: Symbolizer | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Packed:
@@ -119,7 +119,7 @@ def symbols_row(number: int, places: Mapping[Frame, Sequence[Place]], time: int)
 
 
 def write(
-    trace: Trace,
+    trace: TraceReader,
     packed: Packed,
     path: str,
     *,
@@ -152,7 +152,7 @@ def write(
         raise
 
 
-def _rows(trace: Trace, packed: Packed) -> Iterator[list[Row]]:
+def _rows(trace: TraceReader, packed: Packed) -> Iterator[list[Row]]:
     held: list[Row] = []
     time = 0
     for batch in trace.batches():
@@ -172,7 +172,7 @@ def _rows(trace: Trace, packed: Packed) -> Iterator[list[Row]]:
 class _Copy(TraceWriter):
     # A writer that copies the trace's description of the recording.
 
-    def __init__(self, trace: Trace, path: str, force: bool) -> None:
+    def __init__(self, trace: TraceReader, path: str, force: bool) -> None:
         super().__init__(path, trace.source, trace.about, force=force)
         # A code never changes its meaning: if one of the two releases does not know it, the other
         # one does.

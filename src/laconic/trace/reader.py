@@ -23,7 +23,7 @@ _VERSIONS = range(1, SCHEMA + 1)
 _MAGIC = b"\xff\xff\xff\xff"
 
 
-class Trace:
+class TraceReader:
     """A recorded or imported trace.
 
     `source` is how it was made (`run`, `strace`, `gramine`, `perf`), `about` describes the

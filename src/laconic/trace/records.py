@@ -80,7 +80,7 @@ class TracedFile(NamedTuple):
     mode: int
 
 
-class Call(NamedTuple):
+class CallRecord(NamedTuple):
     """One memory or process call. `time` is in nanoseconds since the trace began.
 
     `result` is the program's result (a value, or a negative errno); None if the call never returned
@@ -106,7 +106,7 @@ class Call(NamedTuple):
     touched: tuple[Touched, ...]
 
 
-class Program(NamedTuple):
+class ProgramRecord(NamedTuple):
     """The process starts a new program. `about` contains `path`, `argv`, `bits` and, if known,
     `layout`."""
 
@@ -130,7 +130,7 @@ class Maps(NamedTuple):
     runs: tuple[tuple[int, int, Vma | None], ...]
 
 
-class Process(NamedTuple):
+class ProcessRecord(NamedTuple):
     """A process or thread whose start is not in the trace; `parent` is 0 if it is unknown too."""
 
     number: int
@@ -207,7 +207,9 @@ class End(NamedTuple):
     about: dict[str, Any]
 
 
-Record = Call | Program | Maps | Process | Exit | Loss | Note | Stack | Detail | End
+Record = (
+    CallRecord | ProgramRecord | Maps | ProcessRecord | Exit | Loss | Note | Stack | Detail | End
+)
 
 _FILE, _VMA, _MAPS, _BEGIN = CODES["file"], CODES["vma"], CODES["maps"], CODES["begin"]
 _CALLS = {*range(MEMORY_CODES), *(CODES[name] for name in PROCESS_EVENTS)}
@@ -266,12 +268,12 @@ def _maps(row: Row, number: int, runs: list[tuple[int, int, Vma | None]]) -> Map
 
 def _call(
     number: int, row: Row, name: str, files: dict[int, TracedFile], begun: Row | None
-) -> Call:
+) -> CallRecord:
     state, file, touched = row.state, row.file, row.touched
     if begun is not None and begun.said == row.event:
         # Facts known when the call's work began are in that row.
         file, touched = file or begun.file, touched or begun.touched
-    return Call(
+    return CallRecord(
         number=number,
         time=row.time,
         pid=row.pid,
@@ -294,9 +296,9 @@ def _other(number: int, row: Row, event: str) -> Record:
     text = row.data
     match event:
         case "program":
-            return Program(*where, row.a0, row.a1, json.loads(text))
+            return ProgramRecord(*where, row.a0, row.a1, json.loads(text))
         case "process":
-            return Process(*where, row.result, bool(row.a0))
+            return ProcessRecord(*where, row.result, bool(row.a0))
         case "exit":
             return Exit(*where, row.a0, row.touched)
         case "lost":

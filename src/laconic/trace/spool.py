@@ -15,9 +15,9 @@ import os
 import select
 import signal
 import struct
-import sys
 import time
 
+from laconic.trace.arrow import import_alone
 from laconic.trace.schema import BATCH, Row
 from laconic.trace.writer import TraceWriter
 
@@ -118,24 +118,11 @@ def be_nobodys_child() -> None:
         os.dup2(nowhere, fd)
 
 
-def _import_pyarrow() -> None:
-    # Import pyarrow immediately, while the program starts, without its optional dependencies, which
-    # take longer than pyarrow itself.
-    for name in ("numpy", "cloudpickle"):
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        for name in ("numpy", "cloudpickle"):
-            del sys.modules[
-                name
-            ]  # an older pyarrow needs numpy, so it is imported with the first batch
-
-
 def _write_all(writer: TraceWriter, rows: int, outcome: int, state: mmap.mmap) -> None:
     # Never returns.
     try:
-        _import_pyarrow()
+        # At once, while the program starts.
+        import_alone()
         writer.open_head()
         _receive(writer, rows, state)
         writer.close()

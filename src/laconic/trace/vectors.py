@@ -38,8 +38,8 @@ COUNTED: Final = (
     "pages_copied",
 )
 NO_COUNTS: Final = (0,) * len(COUNTED)
-#: `Strategy.table`. SPLIT: VMAs never merge, and the table is compared unchanged. MERGED: neighbors
-#: with equal attributes are one line.
+#: `VectorStrategy.table`. SPLIT: VMAs never merge, and the table is compared unchanged. MERGED:
+#: neighbors with equal attributes are one line.
 SPLIT, MERGED = "split", "merged"
 #: `InitialVma.kind`: how the loader maps it.
 ANONYMOUS, FROM_FILE, STACK, VDSO = range(4)
@@ -52,7 +52,7 @@ PAL_CALLS: Final = ("alloc", "free", "protect")
 _MASK: Final = (1 << 64) - 1
 
 
-class Row(NamedTuple):
+class VmaLine(NamedTuple):
     """One line of a VMA table. `start`, `end` and `offset` are in bytes; `file` is the number of a
     file, or 0; `shared` is 1 for MAP_SHARED."""
 
@@ -68,7 +68,7 @@ class Row(NamedTuple):
         return f"{start:x} {end:x} {prot} {shared} {file} {offset:x}"
 
 
-class Strategy(NamedTuple):
+class VectorStrategy(NamedTuple):
     """One of the strategies in a vector file. `table` is SPLIT or MERGED; `pal` is False if PAL
     calls are not recorded."""
 
@@ -81,11 +81,11 @@ class InitialVma(NamedTuple):
     """A VMA that exists when a process starts."""
 
     process: int
-    row: Row
+    row: VmaLine
     kind: int
 
 
-class Event(NamedTuple):
+class VectorEvent(NamedTuple):
     """One event: a memory call under its own name, or one of `load`, `touch`, `fork`, `thread`,
     `thread-end`, `grow`, `end`, `other`.
 
@@ -124,7 +124,7 @@ class PalCall(NamedTuple):
 
 
 @dataclass
-class State:
+class VectorState:
     """What one strategy did for one event, and the table of `process` after it.
 
     `crc` is the CRC-32 of the table, `vmas` its number of lines, `epc` the number of pages
@@ -143,12 +143,12 @@ class State:
     counts: tuple[int, ...] = NO_COUNTS
     pal: list[PalCall] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    added: list[Row] = field(default_factory=list)
+    added: list[VmaLine] = field(default_factory=list)
     clear: bool = False
     unknown: set[str] = field(default_factory=set)
 
 
-Item = str | tuple[int, Strategy] | InitialVma | Event | State
+Item = str | tuple[int, VectorStrategy] | InitialVma | VectorEvent | VectorState
 
 
 def counted(counts: Counts) -> tuple[int, ...]:
@@ -156,7 +156,7 @@ def counted(counts: Counts) -> tuple[int, ...]:
     return tuple(getattr(counts, name) for name in COUNTED)
 
 
-def crc(table: Iterable[Row]) -> int:
+def crc(table: Iterable[VmaLine]) -> int:
     """Return the CRC-32 (zlib's) of a table, one line per row. O(n).
 
     >>> f"{crc([Row(0x1000, 0x3000, 3), Row(0x3000, 0x4000, 1, 0, 2, 0x1000)]):08x}"
@@ -165,13 +165,13 @@ def crc(table: Iterable[Row]) -> int:
     return zlib.crc32("".join(f"{row}\n" for row in table).encode())
 
 
-def merged(table: Iterable[Row]) -> list[Row]:
+def merged(table: Iterable[VmaLine]) -> list[VmaLine]:
     """Return the table with neighbors joined that differ only in their position. O(n).
 
     >>> merged([Row(0x1000, 0x2000, 3), Row(0x2000, 0x3000, 3)])
     [Row(start=4096, end=12288, prot=3, shared=0, file=0, offset=0)]
     """
-    rows: list[Row] = []
+    rows: list[VmaLine] = []
     for row in table:
         last = rows[-1] if rows else None
         if (
@@ -194,14 +194,14 @@ def lines(item: Item) -> Iterator[str]:
     match item:
         case str():
             yield f"# {item}"
-        case (int(number), Strategy(name, table, pal)):
+        case (int(number), VectorStrategy(name, table, pal)):
             yield f"strategy {number} {name} {table} {int(pal)}"
         case InitialVma(process, row, kind):
             yield f"init {process} {row} {kind}"
-        case Event(number, name, process, args, result, file, size, writable):
+        case VectorEvent(number, name, process, args, result, file, size, writable):
             words = " ".join(f"{value & _MASK:x}" for value in (*args, result))
             yield f"event {number} {name} {process} {words} {file} {size} {writable}"
-        case State():
+        case VectorState():
             yield (
                 f"state {item.event} {item.strategy} {item.process} "
                 f"{item.crc:08x} {item.vmas} {item.epc}"
@@ -224,10 +224,10 @@ class Vectors:
     """A whole vector file. `states` are in the order of the file."""
 
     path: str
-    strategies: dict[int, Strategy] = field(default_factory=dict)
+    strategies: dict[int, VectorStrategy] = field(default_factory=dict)
     inits: list[InitialVma] = field(default_factory=list)
-    events: dict[int, Event] = field(default_factory=dict)
-    states: list[State] = field(default_factory=list)
+    events: dict[int, VectorEvent] = field(default_factory=dict)
+    states: list[VectorState] = field(default_factory=list)
 
 
 def read(path: str) -> Vectors:
@@ -286,7 +286,7 @@ def _take(vectors: Vectors, words: list[str]) -> None:
             number, name, table, pal = fields
             if table not in (SPLIT, MERGED):
                 raise ValueError(table)
-            vectors.strategies[int(number)] = Strategy(name, table, bool(int(pal)))
+            vectors.strategies[int(number)] = VectorStrategy(name, table, bool(int(pal)))
         case "init":
             process, *row, kind = fields
             vectors.inits.append(InitialVma(int(process), _row(row), int(kind)))
@@ -296,7 +296,7 @@ def _take(vectors: Vectors, words: list[str]) -> None:
         case "state":
             number, strategy, process, checksum, vmas, epc = fields
             vectors.states.append(
-                State(
+                VectorState(
                     int(number), int(strategy), int(process), int(checksum, 16), int(vmas), int(epc)
                 )
             )
@@ -323,12 +323,12 @@ def _take(vectors: Vectors, words: list[str]) -> None:
             raise ValueError(item)
 
 
-def _row(fields: list[str]) -> Row:
+def _row(fields: list[str]) -> VmaLine:
     start, end, prot, shared, file, offset = fields
-    return Row(int(start, 16), int(end, 16), int(prot), int(shared), int(file), int(offset, 16))
+    return VmaLine(int(start, 16), int(end, 16), int(prot), int(shared), int(file), int(offset, 16))
 
 
-def _event(fields: list[str]) -> Event:
+def _event(fields: list[str]) -> VectorEvent:
     number, name, process, *values, file, size, writable = fields
     if len(values) != 7:
         raise ValueError(values)
@@ -336,7 +336,7 @@ def _event(fields: list[str]) -> Event:
     if result >> 63:
         result -= 1 << 64
     where = int(number), name, int(process)
-    return Event(*where, tuple(args), result, int(file), int(size), int(writable))
+    return VectorEvent(*where, tuple(args), result, int(file), int(size), int(writable))
 
 
 def _pal_call(fields: list[str]) -> PalCall:

@@ -27,8 +27,8 @@ from laconic.tracer import ptrace
 from laconic.tracer.loop import STOP_SIGNALS, SYSCALL_STOP, Tracer, address_space
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import (
-    Mm,
-    Thread,
+    TracedMm,
+    TracedThread,
     command_name,
     is_64_bit,
     status_line,
@@ -116,7 +116,7 @@ class Attachment:
         self._passing: set[int] = set()
         # During attaching: the process's address space, and for each thread that has stopped, the
         # signal to deliver or LISTEN.
-        self._mms: dict[int, Mm] = {}
+        self._mms: dict[int, TracedMm] = {}
         self._stopped: dict[int, int] = {}
         # Threads that were interrupted and have not stopped yet.
         self._awaited: set[int] = set()
@@ -276,8 +276,8 @@ class Attachment:
         return found
 
     def _add(self, tid: int, pid: int) -> None:
-        mm = self._mms.setdefault(pid, Mm(None))
-        self.tracer.threads[tid] = Thread(tid, pid, mm)
+        mm = self._mms.setdefault(pid, TracedMm(None))
+        self.tracer.threads[tid] = TracedThread(tid, pid, mm)
         self._awaited.add(tid)
 
     def _gather(self, began: float) -> None:
@@ -355,7 +355,7 @@ class Attachment:
         for pid in descendants(self.pid):
             if pid not in processes and any(map(_is_alive, tasks(pid))):
                 ledger.note(f"{refusal(pid)}: its memory calls are not counted")
-        firsts: dict[int, Thread] = {}
+        firsts: dict[int, TracedThread] = {}
         for pid, threads in processes.items():
             ledger.processes += 1
             first = next((thread for thread in threads if thread.tid == pid), threads[0])
@@ -374,14 +374,14 @@ class Attachment:
                 if thread is not firsts.get(pid):
                     self.mediator.recorder.running_thread(thread, pid if sharer is None else sharer)
 
-    def _by_process(self) -> dict[int, list[Thread]]:
+    def _by_process(self) -> dict[int, list[TracedThread]]:
         # The threads of each process; the thread that the user named comes first.
-        processes: dict[int, list[Thread]] = {}
+        processes: dict[int, list[TracedThread]] = {}
         for thread in self.tracer.threads.values():
             processes.setdefault(thread.tgid, []).append(thread)
         return dict(sorted(processes.items(), key=lambda item: item[0] != self.pid))
 
-    def _begin_space(self, thread: Thread) -> None:
+    def _begin_space(self, thread: TracedThread) -> None:
         mm, recorder = thread.mm, self.mediator.recorder
         is_64 = is_64_bit(thread.tid)
         if is_64:
@@ -444,7 +444,7 @@ def _share(tid: int, other: int) -> bool:
     return bool(libc.syscall(_SYS_KCMP, tid, other, _KCMP_VM, 0, 0) == 0)
 
 
-def _find_break(mm: Mm, tid: int) -> None:
+def _find_break(mm: TracedMm, tid: int) -> None:
     # The page that contains the break: the end of the VMA that /proc/PID/maps labels as the heap
     # (vma_is_initial_heap, include/linux/mm.h). The kernel does not show the exact byte of the
     # break.

@@ -14,8 +14,8 @@ from laconic.memory.space import AddressSpace
 from laconic.tracer import launch, ptrace
 from laconic.tracer.mediate import Mediator
 from laconic.tracer.process import (
-    Mm,
-    Thread,
+    TracedMm,
+    TracedThread,
     command_name,
     give_up,
     is_64_bit,
@@ -71,9 +71,9 @@ class Tracer:
         self.checker = mediator.checker
         self.recorder = mediator.recorder
         self.go_on = mediator.go_on
-        self.threads: dict[int, Thread] = {}
+        self.threads: dict[int, TracedThread] = {}
         self.early: dict[int, int] = {}
-        self.lost: list[tuple[Thread, Mm]] = []
+        self.lost: list[tuple[TracedThread, TracedMm]] = []
         # Threads that ended, or were given another parent, before the event of their own parent
         # came.
         self.premature: set[int] = set()
@@ -96,7 +96,7 @@ class Tracer:
             relay.stop()
             raise
         self.mediator.ledger.processes = 1
-        self.threads[self.root] = Thread(self.root, self.root, Mm(None))
+        self.threads[self.root] = TracedThread(self.root, self.root, TracedMm(None))
         self.argv = argv
         # The program still waits, so no signal reaches it, and no witness exists yet.
         relay.start(self._pass_on)
@@ -147,7 +147,7 @@ class Tracer:
         else:
             self._other_stop(thread, status >> 8 & 0xFF, status >> 16)
 
-    def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
+    def at_call(self, thread: TracedThread, stop: tuple[int, ...]) -> None:
         """Follow the memory or process call that a thread has stopped for; `stop` is what
         `Registers.call` read."""
         recorder = self.recorder
@@ -159,7 +159,7 @@ class Tracer:
         elif self.mediator.registers.load(thread.tid):
             self._process_call(thread, stop[1])
 
-    def at_end(self, thread: Thread) -> None:
+    def at_end(self, thread: TracedThread) -> None:
         """Follow the end of a call at which the thread had to stop."""
         if thread.awaits_exit:
             self.mediator.at_exit(thread)
@@ -178,7 +178,7 @@ class Tracer:
         for thread in self.threads.values():
             thread.notes = None
 
-    def leave(self, mm: Mm) -> None:
+    def leave(self, mm: TracedMm) -> None:
         """End the recording of one address space."""
         thread = next((self.threads[tid] for tid in mm.threads if tid in self.threads), None)
         if thread is not None and thread.notes is not None:
@@ -186,7 +186,7 @@ class Tracer:
 
     # Process calls
 
-    def _process_call(self, thread: Thread, nr: int) -> None:
+    def _process_call(self, thread: TracedThread, nr: int) -> None:
         words = self.mediator.words
         if nr in (EXECVE, EXECVEAT):
             thread.executing = True
@@ -213,7 +213,7 @@ class Tracer:
             self.recorder.process_call(thread, PROCESS_CALLS[nr], 0, words[RDI], words[RSI])
         ptrace.resume(self.go_on, thread.tid)
 
-    def _executes(self, thread: Thread, nr: int) -> None:
+    def _executes(self, thread: TracedThread, nr: int) -> None:
         # Record the last scan of the old program, and note the path that the execve requests.
         assert self.recorder is not None
         thread.call = PROCESS_CALLS[nr]
@@ -226,7 +226,7 @@ class Tracer:
         )
         self.recorder.executes(thread, alone)
 
-    def _clone(self, thread: Thread, nr: int) -> None:
+    def _clone(self, thread: TracedThread, nr: int) -> None:
         words = self.mediator.words
         attached = self.mediator.attached
         if nr == CLONE:
@@ -264,7 +264,7 @@ class Tracer:
             thread.mm.busy = thread
             ptrace.resume(SYSCALL, thread.tid)
 
-    def _cannot_follow(self, thread: Thread, flags: int) -> None:
+    def _cannot_follow(self, thread: TracedThread, flags: int) -> None:
         # Laconic changes nothing in a program that was already running, so the kernel does not
         # trace this child.
         self.mediator.ledger.note(
@@ -276,7 +276,7 @@ class Tracer:
             if thread.notes is not None:
                 thread.notes.recorder.unfollowed(thread, "a thread of it cannot be traced")
 
-    def _process_call_failed(self, thread: Thread) -> None:
+    def _process_call_failed(self, thread: TracedThread) -> None:
         # The end of a fork, clone or exec that no ptrace event reports.
         if (
             self.recorder is not None
@@ -291,21 +291,21 @@ class Tracer:
         self._release(thread)
         ptrace.resume(self.go_on, thread.tid)
 
-    def _wants_to_trace(self, thread: Thread) -> None:
+    def _wants_to_trace(self, thread: TracedThread) -> None:
         self.mediator.ledger.note(
             f"{command_name(thread.tid)} asked to trace, which the kernel refuses to a program "
             "that is traced itself: run it without Laconic",
             urgent=True,
         )
 
-    def _release(self, thread: Thread) -> None:
+    def _release(self, thread: TracedThread) -> None:
         if thread.mm.busy is thread:
             thread.mm.busy = None
             self.mediator.serve(thread.mm)
 
     # Events
 
-    def _other_stop(self, thread: Thread, stop_signal: int, event: int) -> None:
+    def _other_stop(self, thread: TracedThread, stop_signal: int, event: int) -> None:
         tid = thread.tid
         if event in (ptrace.EVENT_FORK, ptrace.EVENT_VFORK, ptrace.EVENT_CLONE):
             self._new_thread(thread, event)
@@ -340,7 +340,7 @@ class Tracer:
         if words[RAX] == _EINTR and words[ORIG_RAX] in INTERRUPTIBLE:
             registers.set_result(tid, -ERESTARTNOHAND)
 
-    def _new_thread(self, parent: Thread, event: int) -> None:
+    def _new_thread(self, parent: TracedThread, event: int) -> None:
         tid = ptrace.event_message(parent.tid)
         if not tid or ptrace.stopped_for(parent.tid) != event:
             return  # it was killed; if it stops at its exit already, the message is its exit status
@@ -352,13 +352,13 @@ class Tracer:
         ptrace.resume(self.go_on, parent.tid)
         self._resume_early(tid)
 
-    def _restore_flags(self, thread: Thread, witnesses: list[int]) -> None:
+    def _restore_flags(self, thread: TracedThread, witnesses: list[int]) -> None:
         if thread.untraced_at is not None:
             for tid in witnesses:
                 write_memory(tid, thread.untraced_at, _bytes(thread.child_flags or 0))
             thread.untraced_at = None
 
-    def _add(self, tid: int, parent: Thread, mm: Mm) -> None:
+    def _add(self, tid: int, parent: TracedThread, mm: TracedMm) -> None:
         flags = parent.child_flags or 0
         parent.child_flags = None
         if self.recorder is not None:
@@ -369,7 +369,7 @@ class Tracer:
             self.premature.discard(tid)
             if not is_traced(tid):
                 return  # its end was reported already: the entry would stay forever
-        child = Thread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
+        child = TracedThread(tid, parent.tgid if flags & CLONE_THREAD else tid, mm)
         child.inherit(parent)
         self.threads[tid] = child
 
@@ -424,7 +424,7 @@ class Tracer:
             self._forget(thread)
         if tid == self.root:
             launch.failure(tid, self.argv)
-        fresh = Thread(tid, tid, Mm(None))
+        fresh = TracedThread(tid, tid, TracedMm(None))
         fresh.inherit(caller)
         self.threads[tid] = fresh
         if is_64_bit(tid):
@@ -443,7 +443,7 @@ class Tracer:
             self.recorder.program(fresh, fresh.mm.space, 64 if is_64_bit(tid) else 32)
         ptrace.resume(self.go_on, tid)
 
-    def _exits(self, thread: Thread) -> None:
+    def _exits(self, thread: TracedThread) -> None:
         # The last scan of an ending thread's address space; the last of its threads also has it
         # checked. A thread that ends while it is traced wakes its pidfd and its tracer first, and
         # its parent only after the tracer has reaped it (exit_notify, release_task), so a waitpid()
@@ -466,7 +466,7 @@ class Tracer:
         if ptrace.resume(DETACH, thread.tid):
             self._forget(thread)
 
-    def _forget(self, thread: Thread) -> None:
+    def _forget(self, thread: TracedThread) -> None:
         self.threads.pop(thread.tid, None)
         thread.leave()
         mm = thread.mm
@@ -480,7 +480,7 @@ class Tracer:
         if not mm.threads:
             self.checker.forget(mm)
 
-    def _abandon(self, thread: Thread, witnesses: Iterable[int]) -> None:
+    def _abandon(self, thread: TracedThread, witnesses: Iterable[int]) -> None:
         # A thread ended in the middle of a call. If the host was executing the call, only the host
         # knows its effect, and shows it through any thread that has not released its memory.
         mm = thread.mm
@@ -522,7 +522,7 @@ class Tracer:
             self.failure = launch.failure(tid, self.argv)
 
 
-def address_space(thread: Thread) -> AddressSpace:
+def address_space(thread: TracedThread) -> AddressSpace:
     """Return the address space of a stopped thread. Raises OSError."""
     tid = thread.tid
     thread.read_implies_exec = bool(proc.personality(tid) & proc.READ_IMPLIES_EXEC)

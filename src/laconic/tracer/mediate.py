@@ -20,7 +20,7 @@ from laconic.memory.ledger import Ledger
 from laconic.memory.space import AddressSpace
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
-from laconic.tracer.process import Mm, Pending, Thread, command_name, give_up
+from laconic.tracer.process import PendingCall, TracedMm, TracedThread, command_name, give_up
 from laconic.tracer.ptrace import CONT, SYSCALL, SYSCALL_INFO_ENTRY, SYSCALL_INFO_SECCOMP, Registers
 from laconic.tracer.record import Recorder
 from laconic.tracer.signals import ALL_SIGNALS
@@ -72,7 +72,7 @@ class Mediator:
 
     # The stop of a call
 
-    def at_call(self, thread: Thread, stop: tuple[int, ...]) -> None:
+    def at_call(self, thread: TracedThread, stop: tuple[int, ...]) -> None:
         """Answer the memory call that `thread` has stopped for; `stop` is what `Registers.call`
         read."""
         mm = thread.mm
@@ -108,7 +108,7 @@ class Mediator:
             stacks.take(thread, self.words, redundant)
         host_args = manager.host_arguments(name, args, outcome)
         if host_args is not None:
-            self._forward(thread, Pending(Call(name, args), outcome, host_args))
+            self._forward(thread, PendingCall(Call(name, args), outcome, host_args))
             return
         result = manager.finish_elided(name, outcome)
         if self.checker.each_call:
@@ -118,7 +118,7 @@ class Mediator:
         if self.recorder is not None:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
 
-    def _overtakes(self, mm: Mm) -> bool:
+    def _overtakes(self, mm: TracedMm) -> bool:
         # mlock sets its locks first, and then brings pages in while other threads may use the
         # address space. Those threads may be the ones that provide the pages (userfaultfd, FUSE),
         # so they stop waiting once the host shows the locks.
@@ -145,7 +145,7 @@ class Mediator:
 
     # The host call
 
-    def _forward(self, thread: Thread, pending: Pending) -> None:
+    def _forward(self, thread: TracedThread, pending: PendingCall) -> None:
         # Let the thread make the call, with the arguments of the host call.
         call, outcome, host_args = pending
         thread.pending = pending
@@ -179,7 +179,7 @@ class Mediator:
         thread.awaits_exit = True
         ptrace.resume(SYSCALL, thread.tid)
 
-    def at_exit(self, thread: Thread) -> None:
+    def at_exit(self, thread: TracedThread) -> None:
         """Handle the end of a host call: the program has its answer."""
         thread.awaits_exit = False
         if thread.signal_mask is not None:
@@ -194,7 +194,7 @@ class Mediator:
             self.registers.set_range(thread.tid, pending.call.args[0], pending.call.args[1])
         self._finish(thread, value)
 
-    def _finish(self, thread: Thread, value: int) -> None:
+    def _finish(self, thread: TracedThread, value: int) -> None:
         pending = thread.pending
         assert pending is not None
         thread.pending = None
@@ -215,7 +215,7 @@ class Mediator:
         ptrace.resume(self.go_on, thread.tid)
         self.serve(mm)
 
-    def serve(self, mm: Mm) -> None:
+    def serve(self, mm: TracedMm) -> None:
         """Resume the calls that waited for this address space, up to the next that must wait."""
         while mm.queue and mm.busy is None:
             waiting = mm.queue.popleft()
@@ -226,7 +226,7 @@ class Mediator:
                 self.at_call(waiting, stop)
 
     def _learn_break(
-        self, thread: Thread, space: AddressSpace, outcome: Outcome, value: int
+        self, thread: TracedThread, space: AddressSpace, outcome: Outcome, value: int
     ) -> Outcome:
         # /proc shows only the page that contains the break of a running program. A call that does
         # not move the break returns it, and a call that moves it makes it known too.
@@ -238,7 +238,7 @@ class Mediator:
             thread.notes.break_was(value)
         return outcome if outcome.changes else outcome._replace(result=value)
 
-    def settle(self, thread: Thread, pending: Pending, value: int) -> Answered:
+    def settle(self, thread: TracedThread, pending: PendingCall, value: int) -> Answered:
         """Process the host's answer `value`, and record the call. Raises OSError if the process is
         gone."""
         call, outcome, host_args = pending

@@ -24,7 +24,7 @@ from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT
 from laconic.tracer.record import CallNotes
 
 
-class Mm:
+class TracedMm:
     """One address space and the threads that run in it.
 
     `busy` is the thread whose call the host is executing; until it ends, calls of the other threads
@@ -39,13 +39,13 @@ class Mm:
     def __init__(self, space: AddressSpace | None) -> None:
         self.space = space
         self.threads: set[int] = set()
-        self.busy: Thread | None = None
-        self.queue: deque[Thread] = deque()
+        self.busy: TracedThread | None = None
+        self.queue: deque[TracedThread] = deque()
         self.unchecked = 0
         self.break_known = True
 
 
-class Pending(NamedTuple):
+class PendingCall(NamedTuple):
     """A call that waits for the host, and the arguments of its host call."""
 
     call: Call
@@ -53,7 +53,7 @@ class Pending(NamedTuple):
     host_args: Arguments
 
 
-class Thread:
+class TracedThread:
     """One traced thread. It answers the bookkeeping's upcalls.
 
     `supervised`: one of the program's own seccomp filters notifies a supervisor, which may let a
@@ -85,12 +85,12 @@ class Thread:
         "untraced_at",
     )
 
-    def __init__(self, tid: int, tgid: int, mm: Mm) -> None:
+    def __init__(self, tid: int, tgid: int, mm: TracedMm) -> None:
         self.tid = tid
         self.tgid = tgid
         self.mm = mm
         mm.threads.add(tid)
-        self.pending: Pending | None = None
+        self.pending: PendingCall | None = None
         self.awaits_exit = False
         self.child_flags: int | None = None
         self.untraced_at: int | None = None
@@ -102,19 +102,19 @@ class Thread:
         self.signal_mask: int | None = None
         self.path: str | None = None
 
-    def inherit(self, other: Thread) -> None:
+    def inherit(self, other: TracedThread) -> None:
         """Take over the state that a new thread, or a new program, inherits from the one before
         it."""
         self.read_implies_exec = other.read_implies_exec
         self.supervised = other.supervised
         self.notes = other.notes and other.notes.twin(self.tgid, self.tid)
 
-    def mm_of_child(self) -> Mm:
+    def mm_of_child(self) -> TracedMm:
         """Return the address space of the child of the clone in progress: this one, or a copy.
         O(VMAs)."""
         if (self.child_flags or 0) & CLONE_VM:
             return self.mm
-        copy = Mm(self.mm.space.fork() if self.mm.space is not None else None)
+        copy = TracedMm(self.mm.space.fork() if self.mm.space is not None else None)
         copy.break_known = self.mm.break_known
         return copy
 
@@ -312,7 +312,7 @@ def command_name(pid: int) -> str:
         return "?"
 
 
-def give_up(thread: Thread, ledger: Ledger) -> None:
+def give_up(thread: TracedThread, ledger: Ledger) -> None:
     """Stop following an address space, because its process hides it from this user
     (prctl(PR_SET_DUMPABLE))."""
     thread.mm.space = None

@@ -41,8 +41,8 @@ from laconic.trace.words import plural
 from laconic.trace.writer import Rows, TraceWriter, mode_bits, remove
 
 if TYPE_CHECKING:
-    from laconic.tracer.process import Mm, Thread
-    from laconic.tracer.stacks import Stacks
+    from laconic.tracer.process import TracedMm, TracedThread
+    from laconic.tracer.stacks import StackCapture
 
 _MASK = (1 << 64) - 1
 #: Kinds of change after which it is unknown which pages had been touched before.
@@ -64,7 +64,7 @@ _NOTED = (
 _NAME_BYTES = 80
 
 
-class Limit(NamedTuple):
+class RecordingLimit(NamedTuple):
     """Where a recording ends: after `seconds`, or when the file has `size` bytes; None for no such
     limit."""
 
@@ -72,7 +72,7 @@ class Limit(NamedTuple):
     size: int | None = None
 
 
-NO_LIMIT = Limit()
+NO_LIMIT = RecordingLimit()
 
 
 class Recorder:
@@ -87,7 +87,9 @@ class Recorder:
     any thread.
     """
 
-    def __init__(self, writer: Rows, stacks: Stacks | None = None, limit: Limit = NO_LIMIT) -> None:
+    def __init__(
+        self, writer: Rows, stacks: StackCapture | None = None, limit: RecordingLimit = NO_LIMIT
+    ) -> None:
         self.writer = writer
         self.limit = limit
         self.limit_reached = ""
@@ -96,7 +98,7 @@ class Recorder:
         self.rows = writer.rows
         self.written = 0
         self.failure: str | None = None
-        self._pagemaps: dict[Mm, Pagemap] = {}
+        self._pagemaps: dict[TracedMm, Pagemap] = {}
         self.followers: list[RowPipe] = []
         self.path = writer.path if isinstance(writer, TraceWriter) else ""
         self._spool = Spool(writer) if isinstance(writer, TraceWriter) else None
@@ -220,7 +222,7 @@ class Recorder:
 
     def call(
         self,
-        thread: Thread,
+        thread: TracedThread,
         name: str,
         args: tuple[int, ...],
         result: int,
@@ -251,7 +253,7 @@ class Recorder:
             notes.touched = []
 
     def begins(
-        self, thread: Thread, name: str, args: tuple[int, ...], committed: bool = False
+        self, thread: TracedThread, name: str, args: tuple[int, ...], committed: bool = False
     ) -> None:
         """Append the start of a call that does not make other threads of its address space wait.
 
@@ -273,7 +275,7 @@ class Recorder:
         notes.file, notes.touched = 0, []
 
     def process_call(
-        self, thread: Thread, name: str, result: int, *args: int, data: bytes = b""
+        self, thread: TracedThread, name: str, result: int, *args: int, data: bytes = b""
     ) -> None:
         """Append a process call that has ended."""
         touched: tuple[Touched, ...] = ()
@@ -285,7 +287,7 @@ class Recorder:
 
     # Processes
 
-    def forked(self, parent: Thread, tid: int, flags: int) -> None:
+    def forked(self, parent: TracedThread, tid: int, flags: int) -> None:
         """Append the start of a thread or process; for a copied address space, also the touched
         pages that it starts with."""
         if parent.notes is not None and not flags & CLONE_VM:
@@ -293,7 +295,7 @@ class Recorder:
         self.process_call(parent, parent.call, tid, flags)
 
     def program(
-        self, thread: Thread, space: AddressSpace | None, bits: int, running: bool = False
+        self, thread: TracedThread, space: AddressSpace | None, bits: int, running: bool = False
     ) -> None:
         """Append the program that a process runs from now on, with its layout and maps; `running`:
         it was already running."""
@@ -322,12 +324,14 @@ class Recorder:
         )
         self.looked(thread, RangeMap(), space.held, ADOPTED)
 
-    def running_thread(self, thread: Thread, pid: int) -> None:
+    def running_thread(self, thread: TracedThread, pid: int) -> None:
         """Append a thread that was already running and shares the memory of process `pid`."""
         thread.notes = CallNotes(self, thread.tgid, thread.tid)
         self.row("process", thread.tgid, thread.tid, 1, result=pid)
 
-    def looked(self, thread: Thread, held: RangeMap[Vma], host: RangeMap[Vma], use: int) -> None:
+    def looked(
+        self, thread: TracedThread, held: RangeMap[Vma], host: RangeMap[Vma], use: int
+    ) -> None:
         """Append the differences that a scan of the host's map found and no call explains, and how
         the bookkeeping used them: it adopted the growth of stacks (GREW), or everything
         (ADOPTED)."""
@@ -341,13 +345,13 @@ class Recorder:
             self.rows.extend(notes.rows)
             notes.rows.clear()
 
-    def executes(self, thread: Thread, alone: bool) -> None:
+    def executes(self, thread: TracedThread, alone: bool) -> None:
         """Record that an execve may discard this address space, if no other process uses it
         (`alone`)."""
         if thread.notes is not None and alone:
             self.last_look(thread)
 
-    def exits(self, thread: Thread, status: int) -> None:
+    def exits(self, thread: TracedThread, status: int) -> None:
         """Append the end of a thread; for the last thread, also the pages that it leaves
         touched."""
         touched: tuple[Touched, ...] = ()
@@ -367,7 +371,7 @@ class Recorder:
             touched=touched,
         )
 
-    def leave(self, thread: Thread) -> None:
+    def leave(self, thread: TracedThread) -> None:
         """Append the end of the recording of an address space that continues to exist, with its
         touched pages. O(VMAs + page tables)."""
         notes = thread.notes
@@ -386,7 +390,7 @@ class Recorder:
         text = f"the recording ended {self.limit_reached}, and the program went on"
         self.row("note", 0, 0, data=text.encode())
 
-    def _grown(self, thread: Thread) -> None:
+    def _grown(self, thread: TracedThread) -> None:
         # No call shows how far stacks have grown, so that is recorded at the end.
         space = thread.mm.space
         if space is None:
@@ -404,18 +408,18 @@ class Recorder:
             self.looked(thread, space.held, host, GREW)
             space.grow(host)
 
-    def unfollowed(self, thread: Thread, why: str) -> None:
+    def unfollowed(self, thread: TracedThread, why: str) -> None:
         """Append that an address space is no longer followed."""
         self.row("lost", thread.tgid, thread.tid, 0, 1, data=why.encode())
 
-    def ended_in(self, thread: Thread, name: str, args: tuple[int, ...]) -> None:
+    def ended_in(self, thread: TracedThread, name: str, args: tuple[int, ...]) -> None:
         """Append a call that never returned, because its thread ended in it."""
         if thread.notes is not None:
             self.call(thread, name, args, 0, 0, 0, UNFINISHED)
 
     # Touched pages
 
-    def before(self, thread: Thread, outcome: Outcome) -> None:
+    def before(self, thread: TracedThread, outcome: Outcome) -> None:
         """Record which pages were touched among those that a call is about to change. O(page tables
         of these)."""
         notes = thread.notes
@@ -433,7 +437,7 @@ class Recorder:
         if notes.looked:
             notes.looked.clear()
 
-    def last_look(self, thread: Thread) -> None:
+    def last_look(self, thread: TracedThread) -> None:
         """Record all touched pages of an address space that is about to end, or was copied. O(VMAs
         + page tables)."""
         assert thread.notes is not None
@@ -443,7 +447,7 @@ class Recorder:
         for start, end in join_ranges((start, end) for start, end, _ in thread.mm.space.vmas):
             thread.notes.touched += self.touched(thread, start, end)
 
-    def touched(self, thread: Thread, start: int, end: int) -> list[Touched]:
+    def touched(self, thread: TracedThread, start: int, end: int) -> list[Touched]:
         """Return the touched runs of `[start, end)`; if the process hides its memory, one UNSEEN
         run for the whole range."""
         mm = thread.mm
@@ -458,7 +462,7 @@ class Recorder:
         except OSError:
             return [(start, end, UNSEEN)]
 
-    def _forget(self, mm: Mm) -> None:
+    def _forget(self, mm: TracedMm) -> None:
         pagemap = self._pagemaps.pop(mm, None)
         if pagemap is not None:
             pagemap.close()
@@ -493,7 +497,7 @@ class CallNotes:
         """Record the file that the host shows for the new mapping."""
         self.shown = self._file(file, 0, 0)
 
-    def untouched(self, thread: Thread, start: int, end: int, private_file: bool) -> bool:
+    def untouched(self, thread: TracedThread, start: int, end: int, private_file: bool) -> bool:
         """Record which pages of `[start, end)` were touched; return True if none was."""
         runs = self.recorder.touched(thread, start, end)
         self.touched += runs

@@ -22,7 +22,7 @@ from laconic.trace.schema import CODES, FRAME, Row
 
 if TYPE_CHECKING:
     from laconic.trace.writer import Rows
-    from laconic.tracer.process import Mm, Thread
+    from laconic.tracer.process import TracedMm, TracedThread
 
 #: Which calls' stacks are recorded: those of redundant calls, of all calls, or of none.
 REDUNDANT, ALL, NONE = "redundant", "all", "none"
@@ -31,7 +31,7 @@ REDUNDANT, ALL, NONE = "redundant", "all", "none"
 _SPACES = 64
 
 
-class Stacks:
+class StackCapture:
     """Captures stacks and appends their rows. `which` is REDUNDANT or ALL; `began` is as in
     `Recorder`."""
 
@@ -40,12 +40,12 @@ class Stacks:
         self._writer = writer
         self._rows = writer.rows
         self._modules = Modules(keep=not writer.redacts)
-        self._spaces: dict[Mm, Space] = {}
+        self._spaces: dict[TracedMm, Space] = {}
         self._known: set[int] = set()
         self._frames = self._written = 0
         self.began = 0
 
-    def take(self, thread: Thread, words: Sequence[int], redundant: bool) -> None:
+    def take(self, thread: TracedThread, words: Sequence[int], redundant: bool) -> None:
         """Append the stack of a thread that has stopped for a call; `words` are its registers.
         `redundant`: the call changes nothing. O(frames)."""
         space = self._spaces.get(thread.mm)
@@ -63,7 +63,7 @@ class Stacks:
             data = struct.pack(f"<{len(frames)}I", *frames)
         self._row("site", thread.tgid, thread.tid, number, data)
 
-    def _add(self, thread: Thread) -> Space:
+    def _add(self, thread: TracedThread) -> Space:
         if len(self._spaces) >= _SPACES:
             for mm in [mm for mm in self._spaces if not mm.threads] or list(self._spaces):
                 del self._spaces[mm]
@@ -95,7 +95,7 @@ class Stacks:
         now = time.monotonic_ns() - self.began
         self._rows.append(Row(CODES[event], now, pid, tid, a0=number, data=data))
 
-    def changed(self, mm: Mm, changes: Iterable[Change], unknown: bool) -> None:
+    def changed(self, mm: TracedMm, changes: Iterable[Change], unknown: bool) -> None:
         """Note that a call changed this address space, perhaps its executable memory; `unknown`:
         perhaps more than `changes`. O(changes)."""
         space = self._spaces.get(mm)
@@ -146,6 +146,6 @@ class Stacks:
         if known:
             self._rows.append(symbols_row(number, known, time.monotonic_ns() - self.began))
 
-    def forget(self, mm: Mm) -> None:
+    def forget(self, mm: TracedMm) -> None:
         """Forget an address space that is gone. O(1)."""
         self._spaces.pop(mm, None)

@@ -38,7 +38,7 @@ from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma, describe
 from laconic.trace.schema import ADOPTED, GREW
-from laconic.tracer.process import Mm, Thread, command_name, give_up
+from laconic.tracer.process import TracedMm, TracedThread, command_name, give_up
 
 #: Entries before and after the first difference that a mismatch shows.
 _CONTEXT = 10
@@ -148,9 +148,9 @@ class Checker:
         self.each_call = mode == "call"
         self.each_exit = mode != "off"
         self.mismatch: str | None = None
-        self._maps: dict[Mm, proc.MapsFile] = {}
+        self._maps: dict[TracedMm, proc.MapsFile] = {}
 
-    def check(self, thread: Thread) -> None:
+    def check(self, thread: TracedThread) -> None:
         """Compare the whole address space of a thread, unless a call is in progress in it. O(VMAs +
         resident pages)."""
         space = thread.mm.space
@@ -189,7 +189,7 @@ class Checker:
         space.adopt(host)
 
     def after_call(
-        self, thread: Thread, call: Call, answered: Answered, elided: bool = False
+        self, thread: TracedThread, call: Call, answered: Answered, elided: bool = False
     ) -> None:
         """Compare what a call affected, and its neighbors; compare everything if that is due.
 
@@ -212,13 +212,13 @@ class Checker:
         else:
             self.check(thread)
 
-    def forget(self, mm: Mm) -> None:
+    def forget(self, mm: TracedMm) -> None:
         """Close the files that are open for an address space that has ended."""
         maps = self._maps.pop(mm, None)
         if maps is not None:
             maps.close()
 
-    def _agrees(self, thread: Thread, ranges: list[tuple[int, int]]) -> bool:
+    def _agrees(self, thread: TracedThread, ranges: list[tuple[int, int]]) -> bool:
         mm = thread.mm
         assert mm.space is not None
         try:

@@ -16,7 +16,7 @@ from laconic.commands import main
 from laconic.memory.change import MAP
 from laconic.memory.flags import PAGE_SIZE
 from laconic.sgx.pal.switches import Switches
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.helpers.commandline import laconic
 from tests.helpers.comparetraces import ANON, RW, begun, busy
 from tests.helpers.traces import BASE
@@ -34,7 +34,7 @@ def middle(step: Step) -> float:
 
 def test_each_step_adds_the_switch_that_saves_most(trace: str) -> None:
     seen: list[int] = []
-    found = ablate([Trace(trace)], progress=seen.append)
+    found = ablate([TraceReader(trace)], progress=seen.append)
     names = [step.switch for step in found.steps]
     assert names[0] == "every-call" and names[-2:] == ["laconic", BOUND]
     assert sorted(names[1:-2]) == sorted(Switches._fields)
@@ -51,12 +51,12 @@ def test_each_step_adds_the_switch_that_saves_most(trace: str) -> None:
         on.append(step.switch)
     assert sum(step.saved for step in found.steps) == pytest.approx(1 - found.steps[-1].share)
     assert seen == sorted(seen)
-    total = Trace(trace).size * len(Switches._fields)
+    total = TraceReader(trace).size * len(Switches._fields)
     assert 0.99 * total < seen[-1] <= total
 
 
 def test_the_savings_of_each_switch_alone(trace: str) -> None:
-    found = ablate([Trace(trace)])
+    found = ablate([TraceReader(trace)])
     base, demand = (
         sum(figures.total.cycles)
         for figures in compare(trace, ["every-call", "every-call:demand=16"]).strategies.values()
@@ -69,7 +69,7 @@ def test_the_savings_of_each_switch_alone(trace: str) -> None:
 def test_all_traces_have_the_same_weight(trace: str, tmp_path: Path) -> None:
     """A program that does the same ten times as often does not count ten times."""
     other = busy(tmp_path / "b.trace", rounds=10).end()
-    both = ablate([Trace(trace), Trace(other)])
+    both = ablate([TraceReader(trace), TraceReader(other)])
     for number, path in enumerate((trace, other)):
         final = compare(path, ["every-call", "every-call:all"]).strategies
         assert both.steps[-3].figures[number].total == final["every-call:all"].total

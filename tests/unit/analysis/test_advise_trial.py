@@ -9,7 +9,7 @@ import pytest
 import laconic.analysis.advise.advice
 from laconic.analysis.advise import advisor, trial
 from laconic.analysis.advise.advice import Advice, argument
-from laconic.analysis.advise.figures import TODAY, Figures
+from laconic.analysis.advise.figures import TODAY, AdviceFigures
 from laconic.analysis.advise.watch import MIB
 from laconic.report import advise as report
 from tests.helpers.adviseprograms import PROFILE, RW, Program, hotspot, measured, settings
@@ -106,7 +106,7 @@ class TestTrying:
             "2 programs ran, 7 to 9 before" in trial.after([first, again], 0, other, 0).differences
         )
 
-    def rounds(self, place: Path, times: int) -> Figures:
+    def rounds(self, place: Path, times: int) -> AdviceFigures:
         """The figures of a program that maps and unmaps so often."""
         place.mkdir()
         trace = Program(place)

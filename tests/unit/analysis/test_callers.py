@@ -28,7 +28,7 @@ from laconic.report.names import columns, filled, seen
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.stacks.symbolize import Place, Symbolizer
 from laconic.stacks.table import FILE, JIT, PYTHON, VDSO, Frame, Module
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CHOSEN, FRAME
 from laconic.trace.stacks import NO_STACK, Places, Stacks
 from tests.helpers.commandline import laconic
@@ -113,7 +113,7 @@ def found_in(
     path: str, by: str = "function", *, inverted: bool = False, sort: str = COST
 ) -> tuple[Callers, Stacks]:
     """The callers of a trace with the built-in suppressions and no debug files."""
-    found = sites(Trace(path), stacks=Stacks(Symbolizer(())))
+    found = sites(TraceReader(path), stacks=Stacks(Symbolizer(())))
     return callers(
         found, by, sort=sort, inverted=inverted, suppressions=BUILT_IN, profile=PROFILE
     ), found.stacks
@@ -236,7 +236,7 @@ class TestPlaces:
         trace = Builder(tmp_path / "a.trace", source="strace")
         trace.row("stack", data="\n".join(lines).encode())
         trace.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN)
-        found = sites(Trace(trace.end()))
+        found = sites(TraceReader(trace.end()))
         assert [place for place, _ in found.stacks.places(found.sites[0].stack)] == [
             Place("__mmap64", "libc.so.6"),
             Place("ns::f(int, char (*)(int))", "pr(og)"),
@@ -311,7 +311,7 @@ class TestTogether:
         assert as_text(found, stacks)
 
     def test_suppressed_calls_are_one_caller(self, tmp_path: Path) -> None:
-        found = sites(Trace(sited(tmp_path / "a.trace", self.PLAN)))
+        found = sites(TraceReader(sited(tmp_path / "a.trace", self.PLAN)))
         rules = [Suppression("r", function="*rin*"), Suppression("s", function="keep")]
         result = callers(found, sort=REDUNDANT, suppressions=rules)
         assert result.hidden == {"r": 25} and [one.name for one in result.callers] == [
@@ -325,7 +325,7 @@ class TestTogether:
         assert sum(result.cycles(one).high for one in result.callers) == result.total().high
 
     def test_rules_about_redundant_calls_leave_costs_alone(self, tmp_path: Path) -> None:
-        found = sites(Trace(sited(tmp_path / "a.trace", self.PLAN)))
+        found = sites(TraceReader(sited(tmp_path / "a.trace", self.PLAN)))
         rule = Suppression("r", function="grow", only_redundant=True)
         result = callers(found, suppressions=[rule])
         (caller,) = (one for one in result.callers if one.name == "grow")
@@ -352,7 +352,7 @@ class TestTogether:
     ) -> None:
         """Sites come in the order of their first calls, redundant or not."""
         plan = {"early": (2, 1), "late": (3, 0)}
-        found = sites(Trace(sited(tmp_path / "a.trace", plan)))
+        found = sites(TraceReader(sited(tmp_path / "a.trace", plan)))
         first = min(site.first_redundant for site in found.sites if site.redundant)
         for order in (found.sites, found.sites[::-1]):
             result = callers(replace(found, sites=order), by="module", sort=REDUNDANT)

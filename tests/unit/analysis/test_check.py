@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from laconic.analysis import check as gate
-from laconic.analysis.baseline import Figures, Key, Tally
+from laconic.analysis.baseline import Key, RunFigures, Tally
 from laconic.analysis.check import parse_limit
 from laconic.analysis.compare import compare
 from laconic.memory.change import MAP
@@ -265,7 +265,7 @@ class TestEnclave:
         """Work around the calls and suppressed sites cost too, and do not take a site's place. A
         site with redundant calls that are suppressed is named as any other."""
         site = Key("brk", "__default_morecore", "libc.so.6", "prog")
-        figures = Figures(
+        figures = RunFigures(
             "a",
             Tally(40, 1, 39, 50, 6_000_000, 9_000_000),
             hidden=1,
@@ -476,7 +476,7 @@ class TestGitHub:
                 )
 
         key = Key("mmap", "inlined", "p", "p\r::error::x")
-        figures = Figures(
+        figures = RunFigures(
             "a", Tally(2, 2, 0), sites={key: Tally(2, 2, 0)}, whole=True, stacks={key: 0}
         )
         verdicts = gate.check(figures, gate.Limits(parse_limit("0%")))

@@ -32,7 +32,7 @@ from laconic.replay import STRATEGIES, replay_trace
 from laconic.report.compare import as_json, as_text, hosts_as_json
 from laconic.sgx.costs import load
 from laconic.sgx.meter import THINGS, Counts
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CHOSEN
 from tests.helpers.comparetraces import ALL, ANON, NORESERVE, PAGES, RW, begun, busy
 from tests.helpers.traces import BASE, Builder, small
@@ -61,7 +61,7 @@ def reservation(path: Path, length: int) -> str:
 
 def compared(path: str, **options: Any) -> Compared:
     """All strategies, by the default costs."""
-    return compare(Trace(path), ALL, load(), **options)
+    return compare(TraceReader(path), ALL, load(), **options)
 
 
 def added(each: list[Counts]) -> Counts:
@@ -141,14 +141,14 @@ def test_several_processes_come_to_the_same(
     alone = compared(path, jobs=1)
     monkeypatch.setattr(laconic.analysis.compare, "LONG", 10)
     places: list[int] = []
-    trace = Trace(path)
+    trace = TraceReader(path)
     assert compare(trace, ALL, load(), jobs=jobs, progress=places.append) == alone
     assert places == sorted(places) and all(0 <= place <= trace.size for place in places)
     assert pickle.loads(pickle.dumps(alone)) == alone
 
 
 def test_an_error_in_a_process_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace = Trace(busy(tmp_path / "a.trace", 20).end())
+    trace = TraceReader(busy(tmp_path / "a.trace", 20).end())
     monkeypatch.setattr(laconic.analysis.compare, "LONG", 10)
     trace.path = str(tmp_path / "gone")
     monkeypatch.setattr(laconic.analysis.compare, "_is_long", lambda trace: True)
@@ -228,12 +228,12 @@ def test_a_trace_that_is_cut_counts_as_far_as_it_goes(
     cut = tmp_path / "b.trace"
     content = Path(whole).read_bytes()
     cut.write_bytes(content[: len(content) * 2 // 3])
-    trace = Trace(str(cut))
+    trace = TraceReader(str(cut))
     result = compare(trace, ["laconic", "classify"], load(), jobs=1)
     assert trace.loss is not None and "damaged or cut short" in trace.loss
     assert 0 < result.calls < 30_000
     assert result.strategies["classify"].total.high.host_calls > 0
-    parallel = Trace(str(cut))
+    parallel = TraceReader(str(cut))
     assert compare(parallel, ["laconic", "classify"], load(), jobs=2) == result
     assert parallel.loss == trace.loss
 
@@ -259,7 +259,7 @@ def test_an_unknown_strategy_names_the_choices(tmp_path: Path) -> None:
     path = small(tmp_path / "a.trace")
     for run in (
         lambda: compare(path, ["mute"], load()),
-        lambda: compare_host_calls(Trace(path), ["mute"]),
+        lambda: compare_host_calls(TraceReader(path), ["mute"]),
     ):
         with pytest.raises(
             LaconicError, match=r"'mute'.*every-call, skip-equal, classify, laconic"
@@ -304,7 +304,7 @@ def test_a_million_calls_compare_in_under_five_plain_replays(tmp_path: Path) -> 
         pytest.skip("this machine is busy, or has fewer than four CPUs")
     path = busy(tmp_path / "a.trace", 200_000).end()
     times = []
-    for work in (lambda: replay_trace(Trace(path)), lambda: compared(path)):
+    for work in (lambda: replay_trace(TraceReader(path)), lambda: compared(path)):
         took = []
         for _ in range(2):
             began = time.monotonic()
@@ -319,11 +319,11 @@ class TestLinux:
 
     def test_skip_equal_leaves_out_equal_mprotects_and_nothing_else(self, tmp_path: Path) -> None:
         path = busy(tmp_path / "a.trace", 3).end()
-        found = compare_host_calls(Trace(path), STRATEGIES).strategies
+        found = compare_host_calls(TraceReader(path), STRATEGIES).strategies
         output = {name: each.ledger.host_calls for name, each in found.items()}
         assert output == {"every-call": 15, "skip-equal": 12, "classify": 12, "laconic": 12}
         for name in STRATEGIES:
-            ledger = replay_trace(Trace(path), name).ledger
+            ledger = replay_trace(TraceReader(path), name).ledger
             assert (ledger.host_calls, ledger.elided) == (output[name], found[name].ledger.elided)
             assert ledger.calls == 15
 
@@ -333,7 +333,9 @@ class TestLinux:
         trace.row("mprotect", BASE, PAGE_SIZE, RW, result=-12)
         ledgers = {
             name: each.ledger
-            for name, each in compare_host_calls(Trace(trace.end()), STRATEGIES).strategies.items()
+            for name, each in compare_host_calls(
+                TraceReader(trace.end()), STRATEGIES
+            ).strategies.items()
         }
         assert (
             ledgers["skip-equal"].by_call["munmap"].host_calls
@@ -345,7 +347,7 @@ class TestLinux:
     def test_json_and_text(self, tmp_path: Path) -> None:
         figures = hosts_as_json(
             compare_host_calls(
-                Trace(small(tmp_path / "a.trace", source="strace")), STRATEGIES
+                TraceReader(small(tmp_path / "a.trace", source="strace")), STRATEGIES
             ).strategies
         )
         assert figures["strategies"]["classify"] == figures["strategies"]["laconic"]

@@ -19,7 +19,7 @@ from laconic.replay.enclaves import THREAD as THREADS
 from laconic.report.compare import as_json, as_text
 from laconic.sgx.costs import load
 from laconic.sgx.meter import Counts
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CHOSEN
 from tests.helpers.commandline import laconic
 from tests.helpers.comparetraces import begun
@@ -55,7 +55,7 @@ def executes(trace: Builder, pid: int) -> None:
 
 def compared(path: str, settings: Settings = DEFAULTS) -> Compared:
     names = ("every-call", "skip-equal", "laconic", "bound")
-    return compare(Trace(path), names, load(), model=Model(settings=settings))
+    return compare(TraceReader(path), names, load(), model=Model(settings=settings))
 
 
 def counts(found: Compared, name: str, call: str) -> Counts:

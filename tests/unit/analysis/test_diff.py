@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from laconic.analysis.baseline import Figures, Key, Tally, as_json, from_json, key_of
+from laconic.analysis.baseline import Key, RunFigures, Tally, as_json, from_json, key_of
 from laconic.analysis.diff import Delta, diff
 from laconic.report.diff import as_text
 from tests.helpers.commandline import laconic
@@ -180,7 +180,7 @@ class TestJson:
             None,
             False,
         )
-        other = Figures(
+        other = RunFigures(
             "b",
             Tally(9, 3, 6),
             sites={Key("brk", "f", "m.so", "p"): Tally(7, 1, 6)},
@@ -245,7 +245,7 @@ class TestJson:
 
     def test_a_written_baseline_is_read(self) -> None:
         sites = {Key("mmap", "f<int>", "libx.so", "p"): Tally(5, 2, 3)}
-        figures = Figures("a", Tally(9, 4, 5), 2, {"mmap": Tally(9, 4, 5)}, sites, True)
+        figures = RunFigures("a", Tally(9, 4, 5), 2, {"mmap": Tally(9, 4, 5)}, sites, True)
         assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
 
 
@@ -403,8 +403,8 @@ def test_a_program_that_is_run_is_the_second_trace(both: tuple[str, str], tmp_pa
 def test_numbers_are_never_cut() -> None:
     """Where six numbers do not fit beside each other, they stand below each other."""
     big = 10**15
-    first = Figures("a", Tally(big, 0, big), by_call={"remap_file_pages": Tally(big, 0, big)})
-    second = Figures("b", Tally(big, big, 0), by_call={"remap_file_pages": Tally(big, big, 0)})
+    first = RunFigures("a", Tally(big, 0, big), by_call={"remap_file_pages": Tally(big, 0, big)})
+    second = RunFigures("b", Tally(big, big, 0), by_call={"remap_file_pages": Tally(big, big, 0)})
     text = as_text(diff(first, second))
     assert max(map(len, text.splitlines())) <= 80
     headline, _, rest = text.partition("\n\n")

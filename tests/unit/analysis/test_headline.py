@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import laconic.trace
-from laconic.analysis.callers import Span
+from laconic.analysis.callers import CycleSpan
 from laconic.analysis.headline import (
     COMMITS,
     COSTLY,
@@ -92,7 +92,7 @@ def test_a_site_that_commits_what_is_never_touched(tmp_path: Path) -> None:
     log.map("libsmall.so", "keep", 10_000, 4)
     found = log.headline()
     assert (found.rule, found.cause, found.committed, found.touched) == (COSTLY, COMMITS, 8193, 0)
-    assert found.left == Span(0, 0) and 0.99 < found.share < 1
+    assert found.left == CycleSpan(0, 0) and 0.99 < found.share < 1
     assert sentence(found).text == (
         "mmap from grow (libbig) costs 24.6–36.9 M cycles, 99.9 % of the total; nothing under "
         "laconic: it commits 32.0 MiB that are never touched."
@@ -215,7 +215,7 @@ def test_where_laconic_saves_nothing_the_headline_says_so(
     for number in range(40):
         log.map("libmany.so", f"grow{number}", number * 10, 2)
     found = log.headline()
-    ends = Span(*(left * end for end in found.total))
+    ends = CycleSpan(*(left * end for end in found.total))
     assert sentence(found._replace(total_left=ends)).text.startswith(text)
 
 

@@ -28,8 +28,18 @@ from laconic.memory.mmap import page_align
 from laconic.memory.rangemap import RangeMap
 from laconic.report.vectors import as_json, as_text
 from laconic.trace import vectors as file_format
-from laconic.trace.reader import Trace
-from laconic.trace.vectors import COUNTED, INTERNAL, PalCall, Row, State, Vectors, crc, merged, read
+from laconic.trace.reader import TraceReader
+from laconic.trace.vectors import (
+    COUNTED,
+    INTERNAL,
+    PalCall,
+    Vectors,
+    VectorState,
+    VmaLine,
+    crc,
+    merged,
+    read,
+)
 from tests.helpers.comparetraces import begun
 from tests.helpers.traces import BASE, small
 from tests.tracer.lab import COMMAND, environment
@@ -69,7 +79,7 @@ def text(vectors: Vectors, strategies: tuple[int, ...]) -> str:
     )
 
 
-def states(vectors: Vectors, name: str) -> Iterator[tuple[str, State]]:
+def states(vectors: Vectors, name: str) -> Iterator[tuple[str, VectorState]]:
     """The events' names and the states of one strategy."""
     number = next(n for n, rule in vectors.strategies.items() if rule.name == name)
     for state in vectors.states:
@@ -263,7 +273,7 @@ def test_columns_that_an_implementation_omits_are_not_compared() -> None:
             state.unknown.add(unknown)
         if change == "row":
             following = next(state for state in other.states if state.event == 3)
-            following.added.append(Row(0x7EFFFFFC0000, 0x7EFFFFFC1000, 3))
+            following.added.append(VmaLine(0x7EFFFFFC0000, 0x7EFFFFFC1000, 3))
         comparison = compare(vectors, other)
         assert comparison.difference is None, change
         assert comparison.unknown == (unknown is not None)
@@ -291,7 +301,7 @@ def test_a_whole_table_may_follow_clear() -> None:
     assert compare(vectors, again).difference is None
     # Neighbors that are alike may be separate lines, since the table is compared merged.
     start, end, *rest = tables[-2][0]
-    halves = [Row(start, start + 4096, *rest), Row(start + 4096, end, *rest)]
+    halves = [VmaLine(start, start + 4096, *rest), VmaLine(start + 4096, end, *rest)]
     halves[1] = halves[1]._replace(offset=halves[0].offset + 4096 if halves[0].file else 0)
     if end - start > 4096:
         other.states[-2].added = [*halves, *tables[-2][1:]]
@@ -390,8 +400,8 @@ def test_a_touch_past_the_end_of_a_file_is_preceded_by_other(tmp_path: Path) -> 
     touched = ((BASE, BASE + 2 * PAGE_SIZE, FILE_PAGE),)
     trace.row("mprotect", BASE, 4 * PAGE_SIZE, 1, touched=touched)
     items: list[file_format.Item] = []
-    found = analysis.record(Trace(trace.end()), DEFAULT, items.append)
-    events = [item for item in items if isinstance(item, file_format.Event)]
+    found = analysis.record(TraceReader(trace.end()), DEFAULT, items.append)
+    events = [item for item in items if isinstance(item, file_format.VectorEvent)]
     assert [event.name for event in events] == ["load", "mmap", "other", "touch", "mprotect", "end"]
     assert found.notes
     # From then on, every strategy has the file as long as it is.
@@ -399,7 +409,7 @@ def test_a_touch_past_the_end_of_a_file_is_preceded_by_other(tmp_path: Path) -> 
         (state,) = (
             item
             for item in items
-            if isinstance(item, State) and (item.event, item.strategy) == (4, index)
+            if isinstance(item, VectorState) and (item.event, item.strategy) == (4, index)
         )
         ends = [call.end for call in state.pal if call.name == "protect"]
         expected = BASE + (4 if name == "every-call" else 2) * PAGE_SIZE

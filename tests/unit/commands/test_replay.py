@@ -18,7 +18,7 @@ from laconic.memory.layout import Layout
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.replay import STRATEGIES, replay_trace
-from laconic.replay.thread import Mm, RecordedUpcalls, Thread
+from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread
 from laconic.trace.schema import CODES, FAILED, Row
 from laconic.trace.writer import TraceWriter
 from tests.helpers.replaytraces import PAGE, READ, RW, known
@@ -243,7 +243,7 @@ def test_a_range_of_the_hosts_map_is_answered_from_the_trace() -> None:
     """The recorded differences are laid over the held map, and what lies outside of the range is
     left out."""
     held = [(4 * PAGE, 8 * PAGE, Vma(3)), (9 * PAGE, 10 * PAGE, Vma(1))]
-    thread = Thread(1, Mm(AddressSpace(Layout(), held)))
+    thread = ReplayedThread(1, Mm(AddressSpace(Layout(), held)))
     up = RecordedUpcalls(True, {})
     up.thread = thread
     thread.map_runs.append([(5 * PAGE, 6 * PAGE, Vma(1)), (7 * PAGE, 8 * PAGE, None)])

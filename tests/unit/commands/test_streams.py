@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.helpers.commandline import laconic
 from tests.helpers.traces import small
 from tests.tracer.lab import COMMAND, environment
@@ -73,7 +73,7 @@ def test_a_run_into_a_pipe(tmp_path: Path) -> None:
         )
     assert done.returncode == 3
     assert done.stderr.startswith("mine\n") and "events in standard output\n" in done.stderr
-    trace = Trace(str(tmp_path / "a.trace"))
+    trace = TraceReader(str(tmp_path / "a.trace"))
     assert list(trace.rows())[-1].a0 == 3 and trace.loss is None
     script = f"{' '.join(COMMAND)} run --quiet -o - -- true | {' '.join(COMMAND)} info -"
     done = subprocess.run(["sh", "-c", script], env=environment(), capture_output=True, text=True)

@@ -13,7 +13,7 @@ from laconic.libos.settings import Settings
 from laconic.replay.enclaves import AROUND, EXEC, FORK, LOAD, WRITE
 from laconic.report.compare import as_text, direct_as_json
 from laconic.sgx.costs import load
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.helpers.gramlogs import REAL, rootfs, take
 
 #: The files that the programs of the logs map, and their sizes in bytes.
@@ -120,4 +120,4 @@ def test_the_tables_of_gramine_direct(tmp_path: Path) -> None:
 def test_only_strategies_with_gramines_libos(tmp_path: Path) -> None:
     trace, _ = take(tmp_path, REAL / "hello.log.gz")
     with pytest.raises(LaconicError, match="no rule for gramine-direct"):
-        compare_direct(Trace(trace.path), ["laconic"], Settings())
+        compare_direct(TraceReader(trace.path), ["laconic"], Settings())

@@ -25,7 +25,7 @@ from laconic.memory.layout import Layout
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File, Vma
-from laconic.tracer.process import Mm, Thread
+from laconic.tracer.process import TracedMm, TracedThread
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -50,10 +50,10 @@ def start() -> Iterator[int]:
 
 
 @pytest.fixture
-def thread(start: int) -> Thread:
+def thread(start: int) -> TracedThread:
     """This process as a thread that Laconic follows; its bookkeeping is exact now."""
     pid = os.getpid()
-    return Thread(pid, pid, Mm(AddressSpace(Layout(), proc.read_smaps(pid))))
+    return TracedThread(pid, pid, TracedMm(AddressSpace(Layout(), proc.read_smaps(pid))))
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def within(host: RangeMap[Vma], start: int, end: int) -> list[tuple[int, int, Vm
 
 
 def test_a_call_that_the_host_did_half_is_read_without_smaps(
-    start: int, thread: Thread, reads: list[int]
+    start: int, thread: TracedThread, reads: list[int]
 ) -> None:
     space, end = thread.mm.space, start + PAGES * PAGE_SIZE
     assert space is not None
@@ -92,7 +92,7 @@ def test_a_call_that_the_host_did_half_is_read_without_smaps(
     assert [vma.flags & VM_PROT for _, _, vma in host] == [VM_READ, RW]
 
 
-def test_a_hole_is_a_hole(start: int, thread: Thread, reads: list[int]) -> None:
+def test_a_hole_is_a_hole(start: int, thread: TracedThread, reads: list[int]) -> None:
     end = start + PAGES * PAGE_SIZE
     assert libc.munmap(start + 2 * PAGE_SIZE, PAGE_SIZE) == 0
     host = thread.maps_in(start, end)
@@ -101,7 +101,7 @@ def test_a_hole_is_a_hole(start: int, thread: Thread, reads: list[int]) -> None:
 
 
 def test_flags_that_maps_does_not_show_are_read_from_smaps(
-    start: int, thread: Thread, reads: list[int]
+    start: int, thread: TracedThread, reads: list[int]
 ) -> None:
     space, end = thread.mm.space, start + PAGES * PAGE_SIZE
     assert space is not None
@@ -113,7 +113,9 @@ def test_flags_that_maps_does_not_show_are_read_from_smaps(
     assert within(host, start, end) == within(proc.read_smaps(thread.tid), start, end)
 
 
-def test_unknown_mappings_are_read_from_smaps(start: int, thread: Thread, reads: list[int]) -> None:
+def test_unknown_mappings_are_read_from_smaps(
+    start: int, thread: TracedThread, reads: list[int]
+) -> None:
     end = start + PAGES * PAGE_SIZE
     assert libc.mprotect(start, PAGE_SIZE, 0) == 0
     host = thread.maps_in(start, end)
@@ -123,7 +125,7 @@ def test_unknown_mappings_are_read_from_smaps(start: int, thread: Thread, reads:
 
 @pytest.mark.parametrize("query", [True, False])
 def test_agreement_covers_the_range_and_its_neighbors(
-    start: int, thread: Thread, query: bool, monkeypatch: pytest.MonkeyPatch
+    start: int, thread: TracedThread, query: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With PROCMAP_QUERY, and with the text that older kernels have."""
     space, middle, end = thread.mm.space, start + 3 * PAGE_SIZE, start + PAGES * PAGE_SIZE
@@ -152,7 +154,7 @@ def test_agreement_covers_the_range_and_its_neighbors(
         assert agrees(maps, vmas, middle, middle + PAGE_SIZE)
 
 
-def test_vmas_that_touch_the_range_are_compared_too(start: int, thread: Thread) -> None:
+def test_vmas_that_touch_the_range_are_compared_too(start: int, thread: TracedThread) -> None:
     """They must be as wanted, and where there is none, none may be wanted."""
     space, end = thread.mm.space, start + PAGES * PAGE_SIZE
     assert space is not None

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from laconic.analysis.baseline import Key
-from laconic.analysis.live import Model, Names
+from laconic.analysis.live import LiveModel, LiveNames
 from laconic.analysis.suppressions import Suppression
 from laconic.commands.live import _has_view
 from laconic.report.live import as_json, ending, label, line
@@ -63,11 +63,11 @@ def stack_rows(count: int) -> list[tuple[int, int, str]]:
     return [(event, number, data.decode("latin-1")) for event, number, data in rows]
 
 
-def model() -> Model:
+def model() -> LiveModel:
     """A model of one second, in which stack 0 made 30 redundant calls and stack 1 made 90; names
     are found at once."""
     stacks = Stacks()
-    made = Model(names=Names(stacks, apart=False), stacks=stacks)
+    made = LiveModel(names=LiveNames(stacks, apart=False), stacks=stacks)
     made.take(message(0.5, (0, 0, 0), {}))
     made.beat()
     made.take(message(1.5, (1000, 880, 120), {0: 30, 1: 90}, rows=stack_rows(3)))
@@ -109,7 +109,7 @@ class TestModel:
                 return super().walk(number)
 
         stacks = Slow()
-        one = Model(names=Names(stacks), stacks=stacks)
+        one = LiveModel(names=LiveNames(stacks), stacks=stacks)
         one.take(message(1.5, (9, 0, 9), {0: 9}, rows=stack_rows(1)))
         one.beat()
         assert [(site.key.function, site.named) for site in one.sites()] == [("…", False)]
@@ -128,7 +128,7 @@ class TestModel:
             Suppression("mine", "mprotect", module="libgrow.so"),
             Suppression("never", function="nowhere"),
         ]
-        one = Model(names=Names(stacks, rules, apart), stacks=stacks)
+        one = LiveModel(names=LiveNames(stacks, rules, apart), stacks=stacks)
         one.take(message(1, (999, 0, 999), dict.fromkeys(range(250), 4), rows=stack_rows(250)))
         one.take(message(2, (999, 0, 999), {}) | {"sites": [("madvise", 3, "/bin/prog", 1)]})
         one.beat()
@@ -160,7 +160,7 @@ class TestModel:
     def test_the_json_has_every_site(self) -> None:
         """Of more places than the view looks at, too."""
         stacks = Stacks()
-        one = Model(names=Names(stacks, apart=False), stacks=stacks)
+        one = LiveModel(names=LiveNames(stacks, apart=False), stacks=stacks)
         one.take(message(1, (999, 0, 999), {}, rows=stack_rows(1)))
         one.take(
             message(1, (999, 0, 999), {})
@@ -179,7 +179,7 @@ class TestModel:
             Suppression("loading", "mmap", module="libgrow.so"),
             Suppression("break", "brk", module="libgrow.so", only_redundant=True),
         ]
-        one = Model(names=Names(stacks, rules, apart=False), stacks=stacks, rules=rules)
+        one = LiveModel(names=LiveNames(stacks, rules, apart=False), stacks=stacks, rules=rules)
         one.take(message(1.5, (1000, 880, 120), {0: 30, 1: 90}, rows=stack_rows(3)))
         sites = [
             ["mprotect", 0, "/bin/prog", 40, 30, 100, 300, 1, 3],
@@ -223,7 +223,7 @@ class TestLines:
             "mprotect libgrow.so+? in prog"
         )
         assert line(model(), 100) == whole[:99] + "…"
-        assert line(Model(), 80) == "0.0 s: 0 calls/s, 0 host calls/s; 0 B in 0 processes"
+        assert line(LiveModel(), 80) == "0.0 s: 0 calls/s, 0 host calls/s; 0 B in 0 processes"
 
     @pytest.mark.parametrize("scale", [1, 10**6, 10**9])
     def test_it_fits_and_no_number_is_cut(self, scale: int) -> None:
@@ -272,7 +272,7 @@ class TestView:
         shown = app.table(table)
         return [str(shown.get_row_at(row)[number]) for row in range(shown.row_count)]
 
-    def two_sites(self) -> Model:
+    def two_sites(self) -> LiveModel:
         """The second is quicker now, the first made more in all; their names are the other way
         round."""
         one = model()

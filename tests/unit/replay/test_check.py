@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, Difference, shown
+from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, ReplayDifference, shown
 from laconic.trace.schema import CODES, make_row
 from tests.helpers.traces import BASE
 
@@ -32,7 +32,7 @@ def test_a_difference_says_where_and_what() -> None:
     row = make_row(CODES["mprotect"], (1000, 100, 101), args, result=-13)
     check.differs(7, row, "mprotect", "0", MODEL_ERROR, "another result")
     check.differs(8, row, "a name without a signature", "0", MODEL_ERROR, "another result")
-    assert check.differences[0] == Difference(
+    assert check.differences[0] == ReplayDifference(
         7, 1000, 100, 101, "mprotect(0x7f0000000000, 0x2000, 3)", "-13", "0", MODEL_ERROR,
         "another result",
     )  # fmt: skip

@@ -19,7 +19,7 @@ from laconic.memory.vma import File
 from laconic.replay.check import LOST_DATA, MODEL_ERROR
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import CallDone, Listener
-from laconic.replay.thread import Mm, Thread
+from laconic.replay.thread import Mm, ReplayedThread
 from laconic.trace.schema import (
     BREAK,
     CHOSEN,
@@ -53,7 +53,7 @@ class Log(Listener):
         self.events: list[str] = []
         self.calls: list[CallDone] = []
 
-    def call_begins(self, number: int, row: Row, thread: Thread) -> None:
+    def call_begins(self, number: int, row: Row, thread: ReplayedThread) -> None:
         self.events.append("begins")
 
     def call_done(self, done: CallDone) -> None:

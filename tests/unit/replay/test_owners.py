@@ -20,7 +20,7 @@ from laconic.replay.owners import Owners
 from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES, strategy
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CHOSEN, CODES, GREW
 from tests.helpers.comparetraces import ANON, RW, begun, busy
 from tests.helpers.gramlogs import REAL, take
@@ -40,11 +40,11 @@ def total(found: Sites, strategy: str) -> Counts:
     return counts
 
 
-def check_sums(trace: Trace) -> Sites:
+def check_sums(trace: TraceReader) -> Sites:
     """All costs add up, and are those of enclaves that attribute nothing."""
     found = sites(trace, NAMES)
     plain = Enclaves({name: strategy(name) for name in NAMES})
-    Replay(Trace(trace.path), "laconic", listeners=[plain]).run()
+    Replay(TraceReader(trace.path), "laconic", listeners=[plain]).run()
     for name in NAMES:
         assert total(found, name) == found.total(name) == plain.meters[name].total(), name
     return found

@@ -9,7 +9,7 @@ import pytest
 from laconic.linux.pagemap import FILE_PAGE
 from laconic.memory.mmap import OpenFile
 from laconic.memory.vma import File
-from laconic.replay.thread import Mm, RecordedUpcalls, Thread, seen
+from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, seen
 from laconic.trace.schema import DATA_LIMIT, READ, RESIDENT, Row
 from tests.helpers.pictures import FILE, LEGEND, at, draw, read, space
 from tests.helpers.traces import BASE
@@ -21,7 +21,7 @@ OTHER = OpenFile(File(0, 44, 9, "/shown"), readable=True, writable=True)
 def upcalls(picture: str, row: Row | None = None, knows_touched: bool = True) -> RecordedUpcalls:
     """The upcalls of one thread, at a row."""
     up = RecordedUpcalls(knows_touched, {1: OPEN, 2: OTHER})
-    up.thread = Thread(7, Mm(space(picture)))
+    up.thread = ReplayedThread(7, Mm(space(picture)))
     up.row = Row(0, 0, 7, 7) if row is None else row
     return up
 
@@ -29,8 +29,8 @@ def upcalls(picture: str, row: Row | None = None, knows_touched: bool = True) ->
 def test_a_thread_counts_in_its_address_space() -> None:
     mm = Mm(None)
     assert (mm.threads, mm.number, mm.pid, mm.lossy) == (0, -1, 0, False)
-    thread = Thread(7, mm)
-    Thread(7, mm)
+    thread = ReplayedThread(7, mm)
+    ReplayedThread(7, mm)
     assert mm.threads == 2
     assert (thread.read_implies_exec, thread.begun, thread.answers) == (False, None, {})
 

@@ -24,7 +24,7 @@ from laconic.analysis.compare import BOUND, Compared, Figures, Span
 from laconic.analysis.headline import headline
 from laconic.analysis.sites import Site, sites
 from laconic.analysis.timeline.areas import Area
-from laconic.analysis.timeline.cells import TALLIED, Cells, Tally
+from laconic.analysis.timeline.cells import TALLIED, Cells, CellTally
 from laconic.analysis.timeline.collect import CALLS, Mark, OneCall, Page, collect
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
 from laconic.commands import main
@@ -36,7 +36,7 @@ from laconic.replay.engine import Replay
 from laconic.replay.events import Program
 from laconic.report.headline import sentence
 from laconic.report.html import as_html, as_json, document, sections
-from laconic.report.html.data import AROUND_ROW, Limits
+from laconic.report.html.data import AROUND_ROW, PageLimits
 from laconic.report.text import plain, script_json
 from laconic.sgx.costs import COSTED, CostProfile, Figure
 from laconic.sgx.meter import Counts
@@ -81,8 +81,8 @@ def fixed() -> Page:
     ]
     sites[0].counts["every-call"] = Counts(host_calls=3)
     tallies = [
-        Tally(calls=3, redundant=2, host_calls=1, pages=6, today_low=30, today_high=90),
-        Tally(calls=1, host_calls=1, pages=2),
+        CellTally(calls=3, redundant=2, host_calls=1, pages=6, today_low=30, today_high=90),
+        CellTally(calls=1, host_calls=1, pages=2),
     ]
     places: dict[int, tuple[tuple[Place, bool], ...]]
     places = {1: ((Place("grow", "libx.so", "x.c", 12), False), (Place("main", "prog"), True))}
@@ -374,7 +374,7 @@ class TestFigures:
         """It is small, and says what it left out."""
         page = of(large(tmp_path / "a.trace", 30_000))
         assert len(as_html(page)) < document.LARGEST
-        data = as_json(page, Limits(1, 50, 10, 1))
+        data = as_json(page, PageLimits(1, 50, 10, 1))
         assert len(data["spaces"]["processes"]) == 1
         assert len(data["spaces"]["processes"][0]["areas"]) // 8 <= 50
         assert len(data["spaces"]["processes"][0]["marks"]) // 4 <= 10

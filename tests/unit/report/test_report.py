@@ -6,7 +6,7 @@ from typing import Any
 
 from laconic.memory.change import EXTEND, MAP, RESTRICT, Change
 from laconic.memory.ledger import Ledger
-from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, Difference
+from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, ReplayDifference
 from laconic.report import doctor as findings
 from laconic.report import replay as replayed
 from laconic.report import run as summary
@@ -132,7 +132,9 @@ def test_the_check_shows_model_errors_first_and_fits() -> None:
 def difference(number: int, cause: str) -> dict[str, object]:
     """A difference as the JSON has it."""
     why = "the log shows no limits, mounts, privileges or kernel configuration, which can refuse it"
-    found = Difference(number, 1_000_000, 7, 7, "munmap(0x7000, 0x1000)", "0", "-22", cause, why)
+    found = ReplayDifference(
+        number, 1_000_000, 7, 7, "munmap(0x7000, 0x1000)", "0", "-22", cause, why
+    )
     return found._asdict()
 
 

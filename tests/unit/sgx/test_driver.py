@@ -11,7 +11,7 @@ import pytest
 
 from laconic.errors import LaconicError
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
-from laconic.sgx.model.driver import Driver, Epc, Page, Reply
+from laconic.sgx.model.driver import Driver, DriverPage, Epc, Reply
 from laconic.sgx.model.epcm import Entry
 from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import EPC_PAGE_CONFLICT, PAGE_NOT_MODIFIABLE, HostFault
@@ -256,7 +256,7 @@ def test_a_tcs_is_mapped_rw_at_most() -> None:
     zapped."""
     driver = made(2)
     assert driver.modify_types(0, PAGE, PT_TCS) == Reply(0, PAGE)
-    assert driver.pages.get(at(0)) == Page(PT_TCS, RW)
+    assert driver.pages.get(at(0)) == DriverPage(PT_TCS, RW)
     assert driver.ptes.get(at(0)) is None and driver.ptes.get(at(1))
     assert driver.mprotect(at(0), at(1), RX) == -EACCES
     assert driver.mprotect(at(0), at(1), RW) == 0

@@ -12,7 +12,7 @@ from errno import EPERM
 import pytest
 
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
-from laconic.sgx.model.driver import Driver, Page, Reply
+from laconic.sgx.model.driver import Driver, DriverPage, Reply
 from laconic.sgx.model.epcm import Entry
 from laconic.sgx.model.faults import NOT_TRACKED, GeneralProtection, LeafError, PageFault
 
@@ -173,7 +173,7 @@ def test_remove_untouched_page(driver: Driver) -> None:
     driver.epcm.eaccept(untouched, untouched + PAGE, 0, MODIFIED, PT_TRIM)
     assert driver.remove_pages(untouched - BASE, PAGE) == Reply(0, PAGE)
     assert driver.pages.get(untouched) is None
-    assert driver.pages.get(untouched - PAGE) == Page(PT_REG, RW)
+    assert driver.pages.get(untouched - PAGE) == DriverPage(PT_REG, RW)
 
 
 def test_remove_and_touch_again(driver: Driver) -> None:

@@ -21,7 +21,7 @@ from laconic.sgx.pal.switches import ALL_SWITCHES
 from laconic.strategies import full_name, is_strict, maker, strategy
 from laconic.strategies.every_call import EveryCall
 from laconic.strategies.skip_equal import SkipEqual
-from laconic.strategies.strict import Watch, breaches
+from laconic.strategies.strict import StrictChecker, breaches
 from tests.helpers.enclaveworld import (
     BASE,
     FIXED,
@@ -50,7 +50,7 @@ class Watched(Program[EveryCall]):
     def __init__(self, maker: Maker[EveryCall]) -> None:
         self.hardware = machine()
         super().__init__(maker, self.hardware)
-        self.watch = Watch(self.hardware, self.space)
+        self.watch = StrictChecker(self.hardware, self.space)
 
     def tell(self, call: MemoryCall) -> None:
         self.watch.expect(call.changes)

@@ -24,7 +24,7 @@ from laconic.stacks.cfi import (
     RA,
     RBP,
     CallFrames,
-    Row,
+    CfiRow,
     compact,
 )
 from laconic.stacks.elf import Elf, Malformed
@@ -73,7 +73,7 @@ def test_rows_are_pyelftools_rows() -> None:
     assert rows > 300
 
 
-def same(row: Row, line: dict[Any, Any]) -> None:
+def same(row: CfiRow, line: dict[Any, Any]) -> None:
     """Both say the same of CFA, the return address and the callee-saved registers."""
     cfa = line["cfa"]
     if cfa.expr is not None:
@@ -93,19 +93,18 @@ def same(row: Row, line: dict[Any, Any]) -> None:
 
 def test_rows_of_the_usual_shapes_are_compact() -> None:
     usual: dict[int, tuple[int, int | bytes]] = {RA: (OFFSET, -8)}
-    assert compact(Row(7, 16, None, usual, False))[:3] == (FROM_RSP, 16, 0)
-    assert compact(Row(6, 16, None, usual | {RBP: (OFFSET, -16), 3: (OFFSET, -24)}, False))[:4] == (
-        FROM_RBP, 16, -2, ((3, -24),)
-    )  # fmt: skip
-    assert compact(Row(7, 8, None, {}, False)).shape == OUTERMOST
+    assert compact(CfiRow(7, 16, None, usual, False))[:3] == (FROM_RSP, 16, 0)
+    saved = usual | {RBP: (OFFSET, -16), 3: (OFFSET, -24)}
+    assert compact(CfiRow(6, 16, None, saved, False))[:4] == (FROM_RBP, 16, -2, ((3, -24),))
+    assert compact(CfiRow(7, 8, None, {}, False)).shape == OUTERMOST
     slow = (
-        Row(10, 0, None, usual, False),
-        Row(7, 8, b"\x77\x08", usual, False),
-        Row(7, 8, None, usual, True),
-        Row(7, -8, None, usual, False),
-        Row(7, 8, None, {RA: (OFFSET, -16)}, False),
-        Row(7, 8, None, usual | {RBP: (OFFSET, -4)}, False),
-        Row(7, 8, None, usual | {7: (OFFSET, -4)}, False),
+        CfiRow(10, 0, None, usual, False),
+        CfiRow(7, 8, b"\x77\x08", usual, False),
+        CfiRow(7, 8, None, usual, True),
+        CfiRow(7, -8, None, usual, False),
+        CfiRow(7, 8, None, {RA: (OFFSET, -16)}, False),
+        CfiRow(7, 8, None, usual | {RBP: (OFFSET, -4)}, False),
+        CfiRow(7, 8, None, usual | {7: (OFFSET, -4)}, False),
     )
     assert {compact(row).shape for row in slow} == {BY_ROW}
 

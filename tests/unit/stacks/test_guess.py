@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from laconic.stacks.guess import BUDGET, Calls
+from laconic.stacks.guess import BUDGET, ReturnAddresses
 from laconic.stacks.memory import WINDOW, Memory
 
 CODE, STACK, PLT, GOT = 0x400000, 0x7FFF0000, 0x410000, 0x41F000
@@ -32,12 +32,17 @@ class Made(Memory):
         return self.put(at, b"\xe8" + struct.pack("<i", target - at - 5))
 
     def frame(
-        self, pc: int, *words: int, rbp: int = 0, leaf: bool = True, calls: Calls | None = None
+        self,
+        pc: int,
+        *words: int,
+        rbp: int = 0,
+        leaf: bool = True,
+        calls: ReturnAddresses | None = None,
     ) -> int | None:
         """What is found of a stack of these words: the CFA from its begin."""
         for number in range(WINDOW // 8):
             self.words[number] = words[number] if number < len(words) else 0
-        calls = calls or Calls(self, lambda address: CODE <= address < CODE + 0x20000)
+        calls = calls or ReturnAddresses(self, lambda address: CODE <= address < CODE + 0x20000)
         calls.left = BUDGET
         found = calls.frame(1, pc, leaf, STACK, rbp, STACK, STACK + WINDOW)
         return None if found is None else found - STACK
@@ -112,7 +117,7 @@ def test_a_tail_call_is_kept_too() -> None:
     """Where a function was jumped to nothing is sure: after some searches what they have found is
     taken."""
     made = Made()
-    calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
+    calls = ReturnAddresses(made, lambda address: CODE <= address < CODE + 0x20000)
     function = CODE + 0x1000
     made.put(function, b"\xe9" + struct.pack("<i", 0x100 - 5) + b"\xcc\xcc")
     ours = made.call(CODE + 0x100, function)
@@ -129,7 +134,7 @@ def test_a_walk_has_an_end() -> None:
     """However many frames of this kind a stack has, no more than so many words of it are gone
     through."""
     made = Made()
-    calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
+    calls = ReturnAddresses(made, lambda address: CODE <= address < CODE + 0x20000)
     made.frame(CODE + 0x8000, calls=calls, leaf=False)
     for number in range(20):
         calls.frame(1, CODE + 0x8000 + 16 * number, False, STACK, 0, STACK, STACK + WINDOW)
@@ -140,7 +145,7 @@ def test_a_guess_is_read_from_memory_once() -> None:
     """A program counter that comes again costs no reading, also where nothing is found; until code
     changes."""
     made = Made()
-    calls = Calls(made, lambda address: CODE <= address < CODE + 0x20000)
+    calls = ReturnAddresses(made, lambda address: CODE <= address < CODE + 0x20000)
     ours = made.call(CODE + 0x100, CODE + 0x1000)
     for _ in range(3):
         assert made.frame(CODE + 0x1008, 0, 0, ours, calls=calls) == 24

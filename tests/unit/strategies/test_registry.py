@@ -30,7 +30,7 @@ from laconic.strategies import (
     strategy,
 )
 from laconic.strategies.classify import Classify
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from tests.helpers.traces import small
 
 
@@ -166,7 +166,7 @@ def test_one_strategy_needs_no_list(tmp_path: Path) -> None:
 
 def test_a_user_s_rule_for_linux_is_compared(tmp_path: Path) -> None:
     place = f"{__name__}:NeverProtect"
-    compared = compare_host_calls(Trace(small(tmp_path / "a.trace")), ["every-call", place])
+    compared = compare_host_calls(TraceReader(small(tmp_path / "a.trace")), ["every-call", place])
     passed = {
         name: replayed.ledger.by_call["mprotect"] for name, replayed in compared.strategies.items()
     }
@@ -175,4 +175,4 @@ def test_a_user_s_rule_for_linux_is_compared(tmp_path: Path) -> None:
 
 def test_a_trace_s_recorded_strategy_imports_nothing(tmp_path: Path) -> None:
     path = small(tmp_path / "a.trace", about={"strategy": "no.such.module:Class", "command": ["a"]})
-    assert replay_trace(Trace(path)).strategy == "no.such.module:Class"
+    assert replay_trace(TraceReader(path)).strategy == "no.such.module:Class"

@@ -23,7 +23,7 @@ from laconic.analysis.export import analyse_calls
 from laconic.analysis.sites import sites
 from laconic.commands import progress
 from laconic.sgx import costs
-from laconic.trace.exporters import FORMATS, Part, Window, export
+from laconic.trace.exporters import FORMATS, ExportPart, Window, export
 from laconic.trace.exporters.columns import COLUMNS
 from laconic.trace.schema import CODES, NO_RESULT, READABLE, UNFINISHED, UNKNOWN_IDENTITY
 from tests.helpers.pagetraces import known
@@ -52,7 +52,7 @@ def written(
     """Exports within this process; the file."""
     path = directory / f"out.{kind}"
     with path.open("wb") as output:
-        export(laconic.trace.open(trace), output, Part(kind, window or Window(), limit))
+        export(laconic.trace.open(trace), output, ExportPart(kind, window or Window(), limit))
     return path
 
 
@@ -413,7 +413,7 @@ def analysed(trace: str, kind: str, directory: Path) -> Path:
     with path.open("wb") as output:
         opened = laconic.trace.open(trace)
         analysis = analyse_calls(opened, costs.load())
-        export(opened, output, Part(kind, Window(), analysis=analysis))
+        export(opened, output, ExportPart(kind, Window(), analysis=analysis))
     return path
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import laconic.trace
 from laconic.trace import records
-from laconic.trace.exporters import Part, Window, export
+from laconic.trace.exporters import ExportPart, Window, export
 from laconic.trace.exporters.strace import _FORMS, quoted
 from laconic.trace.importers.importing import import_logs
 from laconic.trace.possible import impossible_call
@@ -24,7 +24,7 @@ def exported(trace: str, directory: Path, window: Window | None = None) -> Path:
     """The trace as a log."""
     path = directory / "out.log"
     with path.open("wb") as output:
-        export(laconic.trace.open(trace), output, Part("strace", window or Window()))
+        export(laconic.trace.open(trace), output, ExportPart("strace", window or Window()))
     return path
 
 
@@ -121,7 +121,7 @@ def calls(path: str | Path) -> list[tuple[Any, ...]]:
     began = None
     for record in laconic.trace.open(str(path)):
         match record:
-            case records.Call():
+            case records.CallRecord():
                 began = record.time if began is None else began
                 file = record.file and (
                     record.file.file.path,
@@ -131,7 +131,7 @@ def calls(path: str | Path) -> list[tuple[Any, ...]]:
                 found.append(
                     (record.call, *where, arguments(record), record.result, file, record.path)
                 )
-            case records.Program():
+            case records.ProgramRecord():
                 found.append(("program", record.pid, record.about.get("argv")))
             case records.Exit():
                 found.append(
@@ -144,7 +144,7 @@ def calls(path: str | Path) -> list[tuple[Any, ...]]:
     return found
 
 
-def arguments(call: records.Call) -> tuple[int, ...]:
+def arguments(call: records.CallRecord) -> tuple[int, ...]:
     """Those that strace shows, as the kernel reads them: pointers to what it shows instead are only
     there or not."""
     args = list(call.args)

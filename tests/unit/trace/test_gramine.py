@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import laconic.trace
 from laconic.errors import LaconicError
 from laconic.trace.importers.importing import Import, import_logs
-from laconic.trace.records import Call, Exit, Loss, Process, Program, Record
+from laconic.trace.records import CallRecord, Exit, Loss, ProcessRecord, ProgramRecord, Record
 from laconic.trace.schema import CHOSEN, NO_RESULT, UNFINISHED
 from tests.helpers.tracewriter import VARIANTS, Lines, Step, Variant, log
 
@@ -60,8 +60,8 @@ def take(tmp_path: Path, text: bytes) -> tuple[list[Record], Import]:
     return read(target), report
 
 
-def calls(records: list[Record]) -> list[Call]:
-    return [record for record in records if isinstance(record, Call)]
+def calls(records: list[Record]) -> list[CallRecord]:
+    return [record for record in records if isinstance(record, CallRecord)]
 
 
 def brief(records: list[Record]) -> list[tuple[Any, ...]]:
@@ -84,7 +84,7 @@ def test_every_variant_gives_the_same_calls(tmp_path: Path, name: str) -> None:
         one.file.file.path if one.file else None for one in calls(records) if one.call == "mmap"
     ]
     assert files == [*["/lib/libc.so.6"] * 3, *[None] * 3]
-    assert isinstance(records[0], Process) and not records[0].parent
+    assert isinstance(records[0], ProcessRecord) and not records[0].parent
     assert [(one.tid, one.status) for one in records if isinstance(one, Exit)] == [
         (2, 0),
         (1, 3 << 8),
@@ -134,7 +134,7 @@ def test_a_call_longer_than_the_buffer_is_put_together(tmp_path: Path) -> None:
     failed, ran, mapped = calls(records)
     assert (failed.result, failed.path) == (-2, "/bin/" + "d/" * 150 + "tool")
     assert (ran.result, ran.path) == (0, "/bin/tool")
-    program = next(one for one in records if isinstance(one, Program))
+    program = next(one for one in records if isinstance(one, ProgramRecord))
     assert program.about == {"path": "/bin/tool", "argv": list(words), "bits": 64}
     assert mapped.file is not None and mapped.file.file.path == "/f" * 200
 
@@ -211,7 +211,7 @@ def test_processes_are_linked_by_the_id_that_fork_returned(tmp_path: Path, early
     clone, mapped = calls(records)
     assert (clone.call, clone.args, clone.result) == ("clone", (0x1200011,), 2)
     assert mapped.file is not None and mapped.file.file.path == "/inherited"
-    assert [one.pid for one in records if isinstance(one, Process)] == [1]
+    assert [one.pid for one in records if isinstance(one, ProcessRecord)] == [1]
     assert report.processes == 2
 
 
@@ -235,8 +235,8 @@ def test_vfork_is_answered_as_fork(tmp_path: Path) -> None:
 def test_a_program_that_is_run_again_in_the_same_log(tmp_path: Path) -> None:
     once = log([Step("brk", (0,), 0x1000), Step("exit_group", (0,), None)])
     records, report = take(tmp_path, once + once)
-    assert [type(one).__name__ for one in records if not isinstance(one, Call)] == [
-        "Process",
+    assert [type(one).__name__ for one in records if not isinstance(one, CallRecord)] == [
+        "ProcessRecord",
         "Exit",
     ] * 2 + ["End"]
     # A thread that was cut short in another's exit_group may still be heard.

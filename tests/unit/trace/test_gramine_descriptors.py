@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from laconic.trace.importers.gramine.descriptors import Descriptors, Files, Written
+from laconic.trace.importers.gramine.descriptors import Descriptors, FileCalls, FileWrite
 from laconic.trace.schema import READABLE, WRITABLE
 
 
@@ -21,46 +21,46 @@ from laconic.trace.schema import READABLE, WRITABLE
 )
 def test_access_is_that_of_the_open(name: bytes, arguments: bytes, access: int) -> None:
     descriptors = Descriptors()
-    Files().call(descriptors, name, arguments, 3)
+    FileCalls().call(descriptors, name, arguments, 3)
     assert descriptors[3].access == access
 
 
 def test_size_of_a_file_that_the_program_makes() -> None:
     """Duplicated and inherited descriptors share the position."""
-    files, descriptors = Files(), Descriptors()
+    files, descriptors = FileCalls(), Descriptors()
     assert files.call(descriptors, b"open", b'"a", O_RDWR|O_CREAT|O_TRUNC, 0600', 3) is None
-    assert files.call(descriptors, b"write", b"3, 0x1000, 0x64", 100) == Written(b"a", 100, False)
+    assert files.call(descriptors, b"write", b"3, 0x1000, 0x64", 100) == FileWrite(b"a", 100, False)
     files.call(descriptors, b"dup2", b"3, 7", 7)
     child = descriptors.copy()
-    assert files.call(child, b"write", b"7, 0x1000, 0x32", 50) == Written(b"a", 150, False)
+    assert files.call(child, b"write", b"7, 0x1000, 0x32", 50) == FileWrite(b"a", 150, False)
     files.call(descriptors, b"lseek", b"3, 0x0, SEEK_SET", 0)
     files.call(descriptors, b"read", b"3, 0x1000, 0xa", 10)
-    assert files.call(descriptors, b"write", b"3, 0x1000, 0xa", 10) == Written(b"a", 20, False)
+    assert files.call(descriptors, b"write", b"3, 0x1000, 0xa", 10) == FileWrite(b"a", 20, False)
     assert files.sizes[b"a"] == 150
     pwrite = files.call(descriptors, b"pwrite64", b"3, 0x1000, 0x1, 0x1000", 1)
-    assert pwrite == Written(b"a", 4097, False)
+    assert pwrite == FileWrite(b"a", 4097, False)
     assert files.sizes[b"a"] == 4097
-    assert files.call(descriptors, b"ftruncate", b"3, 0x10", 0) == Written(b"a", 16, True)
+    assert files.call(descriptors, b"ftruncate", b"3, 0x10", 0) == FileWrite(b"a", 16, True)
     assert files.sizes[b"a"] == 16
 
 
 def test_a_file_that_appends_is_written_at_its_end() -> None:
-    files, descriptors = Files(), Descriptors()
+    files, descriptors = FileCalls(), Descriptors()
     files.call(descriptors, b"open", b'"a", O_WRONLY|O_TRUNC|O_APPEND, 0600', 3)
     files.call(descriptors, b"write", b"3, 0x1000, 0x8", 8)
     files.call(descriptors, b"lseek", b"3, 0x0, SEEK_SET", 0)
-    assert files.call(descriptors, b"write", b"3, 0x1000, 0x8", 8) == Written(b"a", 16, False)
+    assert files.call(descriptors, b"write", b"3, 0x1000, 0x8", 8) == FileWrite(b"a", 16, False)
 
 
 def test_size_of_a_file_from_before_the_log_stays_unknown() -> None:
-    files, descriptors = Files(), Descriptors()
+    files, descriptors = FileCalls(), Descriptors()
     files.call(descriptors, b"open", b'"a", O_RDWR|O_APPEND, 0000', 3)
-    assert files.call(descriptors, b"write", b"3, 0x1000, 0x8", 8) == Written(b"a", 0, False)
+    assert files.call(descriptors, b"write", b"3, 0x1000, 0x8", 8) == FileWrite(b"a", 0, False)
     assert files.sizes == {}
 
 
 def test_descriptors_that_are_closed_or_unknown_write_nothing() -> None:
-    files, descriptors = Files(), Descriptors()
+    files, descriptors = FileCalls(), Descriptors()
     files.call(descriptors, b"open", b'"a", O_RDWR, 0000', 3)
     files.call(descriptors, b"close", b"3", 0)
     assert files.call(descriptors, b"write", b"3, 0x1000, 0x8", 8) is None

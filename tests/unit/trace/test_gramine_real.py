@@ -21,7 +21,7 @@ from laconic.strategies.every_call import EveryCall
 from laconic.trace.importers.gramine.glue import CUT, split
 from laconic.trace.importers.gramine.start import Mounts, path_of
 from laconic.trace.importers.importing import import_logs
-from laconic.trace.records import Loss, Maps, Process, Program
+from laconic.trace.records import Loss, Maps, ProcessRecord, ProgramRecord
 from laconic.trace.schema import CODES
 from laconic.trace.sysroot import Sysroot
 from tests.helpers.gramlogs import BUSYBOX, REAL, elf, rootfs, take
@@ -197,8 +197,8 @@ def test_lost_lines_have_a_row_and_info_reports_them(tmp_path: Path, what: str) 
 def test_the_start_of_each_program_is_in_the_trace(tmp_path: Path) -> None:
     trace, report = take(tmp_path, REAL / "busybox.log.gz", rootfs(tmp_path))
     records = list(trace)
-    assert not any(isinstance(record, Process) for record in records)
-    programs = [record for record in records if isinstance(record, Program)]
+    assert not any(isinstance(record, ProcessRecord) for record in records)
+    programs = [record for record in records if isinstance(record, ProgramRecord)]
     assert [(one.pid, one.about["path"]) for one in programs] == [
         (pid, "/usr/bin/busybox") for pid in (1, 3, 5, 7, 8, 9)
     ]
@@ -429,8 +429,10 @@ def test_a_second_run_without_an_end_of_the_first(tmp_path: Path) -> None:
     trace, report = take(tmp_path, first + text)
     assert report.processes == 2 and report.by_call["mmap"] == 14
     assert [
-        type(record).__name__ for record in trace if isinstance(record, (Program, Process))
-    ] == ["Program"] * 2
+        type(record).__name__
+        for record in trace
+        if isinstance(record, (ProgramRecord, ProcessRecord))
+    ] == ["ProgramRecord"] * 2
     assert checked(trace) == {}
 
 

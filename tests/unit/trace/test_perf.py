@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 import laconic.trace
 from laconic.errors import LaconicError
 from laconic.trace.importers.importing import Import, import_logs
-from laconic.trace.importers.perf.processes import Space
-from laconic.trace.records import Call, Exit, Loss, Process, Program, Record
+from laconic.trace.importers.perf.processes import PerfSpace
+from laconic.trace.records import CallRecord, Exit, Loss, ProcessRecord, ProgramRecord, Record
 from laconic.trace.schema import CHOSEN, UNFINISHED
 from tests.helpers.tracewriter import VARIANTS, log, steps
 
@@ -34,14 +34,14 @@ def take(tmp_path: Path, text: bytes, kind: str = "perf") -> tuple[list[Record],
     return list(laconic.trace.open(str(target))), report
 
 
-def calls(records: list[Record], name: str = "") -> list[Call]:
-    return [one for one in records if isinstance(one, Call) and name in ("", one.call)]
+def calls(records: list[Record], name: str = "") -> list[CallRecord]:
+    return [one for one in records if isinstance(one, CallRecord) and name in ("", one.call)]
 
 
 def brief(records: list[Record]) -> list[Any]:
     found: list[Any] = []
     for one in records:
-        if isinstance(one, Call):
+        if isinstance(one, CallRecord):
             pages = sum(end - start for start, end, _ in one.touched) // PAGE
             path = one.file.file.path if one.file else one.path
             found.append(
@@ -94,9 +94,9 @@ def test_the_log_gives_the_calls_that_the_program_made(tmp_path: Path, source: P
     assert [one.call for one in own] == ["mmap", "munmap", "madvise"]
     ends = {one.tid: one.status for one in records if isinstance(one, Exit)}
     assert ends == {main: 3 << 8, thread.result: 0, child.result: 0, vfork.result: 0}
-    programs = [one for one in records if isinstance(one, Program)]
+    programs = [one for one in records if isinstance(one, ProgramRecord)]
     assert len(programs) == 3 and all(one.about["path"].endswith(("true", "b")) for one in programs)
-    assert [one.pid for one in records if isinstance(one, Process)] == [main]
+    assert [one.pid for one in records if isinstance(one, ProcessRecord)] == [main]
     order = [one.pid for one in calls(records)]
     assert child.result is not None
     assert order.index(child.result) > order.index(main)
@@ -152,10 +152,10 @@ def gramines(records: list[Record]) -> list[Record]:
     # What Gramine would have shown of the same run: it has no mremap and no clone3.
     shown = {"mmap", "munmap", "mprotect", "brk", "madvise", "clone", "vfork", "execve", "msync"}
     plain = [
-        one._replace(call="clone") if isinstance(one, Call) and one.call == "clone3" else one
+        one._replace(call="clone") if isinstance(one, CallRecord) and one.call == "clone3" else one
         for one in records
     ]
-    return [one for one in plain if not isinstance(one, Call) or one.call in shown]
+    return [one for one in plain if not isinstance(one, CallRecord) or one.call in shown]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -215,14 +215,16 @@ def test_a_thread_that_runs_a_program_is_a_process(tmp_path: Path) -> None:
         ("execve", 11),
         ("brk", 11),
     ]
-    assert [(one.pid, one.parent, one.shares_memory) for one in records if isinstance(one,
-                                                                                      Process)] == [
-        (10, 0, False), (11, 10, True)]  # fmt: skip
+    processes = [one for one in records if isinstance(one, ProcessRecord)]
+    assert [(one.pid, one.parent, one.shares_memory) for one in processes] == [
+        (10, 0, False),
+        (11, 10, True),
+    ]
     assert any("task_newtask" in note for note in report.notes)
 
 
 def test_a_space_keeps_what_was_touched() -> None:
-    space = Space()
+    space = PerfSpace()
     space.kinds.set(0x10000, 0x20000, 1)
     space.touch(0x10004, False)
     space.touch(0x11004, True)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from laconic.replay.engine import Replay
 from laconic.trace.importers.importing import Import, import_logs
 from laconic.trace.importers.strace.clock import nanoseconds
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES, MEMORY_CODES
 from tests.fuzz_import import check
 from tests.fuzzing import corpus, mutate
@@ -32,11 +32,11 @@ WHOLE = ["f", "f-all", "f-tt", "f-t", "f-ttt-T", "f-r", "f-y", "f-yy", "f-Y", "f
 WORDS = {CODES[name] for name in ("file", "stack", "note", "lost", "end", "process")}
 
 
-def imported(logs: Iterable[str | Path], where: Path, **options: Any) -> tuple[Import, Trace]:
+def imported(logs: Iterable[str | Path], where: Path, **options: Any) -> tuple[Import, TraceReader]:
     """The report and the trace of an import."""
     output = str(where / "a.trace")
     report = import_logs("strace", [str(log) for log in logs], output, force=True, **options)
-    return report, Trace(output)
+    return report, TraceReader(output)
 
 
 def from_text(text: str | bytes, where: Path) -> tuple[Import, list[list[Any]]]:
@@ -47,7 +47,7 @@ def from_text(text: str | bytes, where: Path) -> tuple[Import, list[list[Any]]]:
     return report, plain(trace)
 
 
-def plain(trace: Trace) -> list[list[Any]]:
+def plain(trace: TraceReader) -> list[list[Any]]:
     """The rows of calls: name, process and thread numbered by appearance, arguments, result, state,
     file, data."""
     seen: dict[int, int] = {}

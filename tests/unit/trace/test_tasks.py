@@ -6,12 +6,12 @@ from laconic.linux.clone import CLONE_FILES, CLONE_THREAD, CLONE_VM
 from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.rangemap import TOP
 from laconic.trace.importers.pathfiles import Paths
-from laconic.trace.importers.perf.processes import Process, Thread
+from laconic.trace.importers.perf.processes import PerfProcess, PerfThread
 
 
-def first() -> Thread:
+def first() -> PerfThread:
     """A process of one thread, which has a file open."""
-    return Thread(Process(10), 10, Paths({3: b"/a"}))
+    return PerfThread(PerfProcess(10), 10, Paths({3: b"/a"}))
 
 
 def test_a_thread_shares_process_and_descriptors() -> None:

@@ -368,7 +368,7 @@ def test_an_older_release_of_this_schema_reads_calls_that_it_does_not_know(tmp_p
     )
     trace.writer.rows.append(make_row(37, (5, 100, 100), (1, 2, 3, 4, 5, 6), 7))
     (call,) = laconic.trace.open(trace.cut())
-    assert isinstance(call, records.Call)
+    assert isinstance(call, records.CallRecord)
     assert (call.call, call.args, call.result) == ("newcall", (1, 2, 3, 4, 5, 6), 7)
 
 
@@ -456,12 +456,12 @@ def test_records_are_typed(tmp_path: Path) -> None:
         found = list(trace)
         assert trace.loss is None
     assert {type(record) for record in found} == {
-        records.Call,
-        records.Program,
+        records.CallRecord,
+        records.ProgramRecord,
         records.Exit,
         records.End,
     }
-    calls = [record for record in found if isinstance(record, records.Call)]
+    calls = [record for record in found if isinstance(record, records.CallRecord)]
     mapped = next(call for call in calls if call.call == "mmap" and call.file is not None)
     assert mapped.file is not None and mapped.file.file.path == "/lib/libc.so.6"
     assert (mapped.pid, mapped.args[1], mapped.result, mapped.host_calls) == (100, 8192, BASE, 1)
@@ -484,7 +484,9 @@ def test_a_call_that_kept_nobody_waiting_has_what_was_known_when_it_began(tmp_pa
     trace.row("madvise", BASE, 8192, 4)
     trace.row("madvise", BASE, 8192, 4)
     calls = [
-        record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
+        record
+        for record in laconic.trace.open(trace.cut())
+        if isinstance(record, records.CallRecord)
     ]
     assert [call.touched for call in calls] == [(), pages, ()]
 
@@ -501,7 +503,9 @@ def test_a_file_that_has_changed_has_another_number(tmp_path: Path) -> None:
     assert numbers == [1, 2, 3, 1]
     trace.row("mmap", BASE, 8192, 1, 2, 3, 0, result=BASE, file=2)
     (call,) = (
-        record for record in laconic.trace.open(trace.cut()) if isinstance(record, records.Call)
+        record
+        for record in laconic.trace.open(trace.cut())
+        if isinstance(record, records.CallRecord)
     )
     assert call.file is not None and call.file.size == 8192
 

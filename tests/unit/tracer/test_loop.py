@@ -10,7 +10,7 @@ from laconic.memory.ledger import Ledger
 from laconic.tracer import ptrace
 from laconic.tracer.loop import Tracer
 from laconic.tracer.mediate import Mediator
-from laconic.tracer.process import Mm, Thread
+from laconic.tracer.process import TracedMm, TracedThread
 
 
 def test_a_thread_that_is_killed_at_its_clone_adds_no_thread(
@@ -23,7 +23,7 @@ def test_a_thread_that_is_killed_at_its_clone_adds_no_thread(
     monkeypatch.setattr(ptrace, "stopped_for", lambda tid: ptrace.EVENT_EXIT)
     monkeypatch.setattr(ptrace, "resume", lambda request, tid, signal=0: resumed.append(tid))
     tracer = Tracer(Mediator(only_changes, Ledger()))
-    parent = tracer.threads[1000] = Thread(1000, 1000, Mm(None))
+    parent = tracer.threads[1000] = TracedThread(1000, 1000, TracedMm(None))
     parent.child_flags = CLONE_VM | CLONE_THREAD
     tracer._new_thread(parent, ptrace.EVENT_CLONE)
     assert [*tracer.threads] == [1000]

@@ -8,11 +8,11 @@ from laconic.analysis.advise import allocators, manifest, runtimes
 
 if TYPE_CHECKING:
     from laconic.analysis.advise.advice import Advice
-    from laconic.analysis.advise.figures import Figures
+    from laconic.analysis.advise.figures import AdviceFigures
     from laconic.sgx.costs import CostProfile
 
 
-def advise(figures: Figures, profile: CostProfile) -> list[Advice]:
+def advise(figures: AdviceFigures, profile: CostProfile) -> list[Advice]:
     """Return the manifest's options, then the settings of allocators and runtimes, as lines that
     are right if all of them are followed.
 

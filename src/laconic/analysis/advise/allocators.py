@@ -13,7 +13,7 @@ from laconic.analysis.advise.advice import (
     variable,
     variables,
 )
-from laconic.analysis.advise.figures import Figures
+from laconic.analysis.advise.figures import AdviceFigures
 from laconic.analysis.advise.watch import ARENA, BLOCK_LEAST, MIB, Image
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.trace.words import plural
@@ -25,7 +25,7 @@ _MOST = ARENA // 2
 _LIBRARIES = ("libjemalloc", "libmimalloc", "libtcmalloc")
 
 
-def advise(figures: Figures) -> Iterator[Advice]:
+def advise(figures: AdviceFigures) -> Iterator[Advice]:
     """Yield the advice for the allocators that the trace shows. O(programs × arenas)."""
     yield from _glibc(figures)
     yield from _jemalloc([image for image in figures.images if has(image, "libjemalloc")])
@@ -37,7 +37,7 @@ def has(image: Image, *libraries: str) -> bool:
     return any(name.startswith(libraries) for name in image.files)
 
 
-def _glibc(figures: Figures) -> Iterator[Advice]:
+def _glibc(figures: AdviceFigures) -> Iterator[Advice]:
     images = [image for image in figures.images if not has(image, *_LIBRARIES)]
     most = max(len(image.arenas) for image in figures.images)
     arenas = most if most > 1 else 0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from laconic.memory.space import AddressSpace
     from laconic.sgx.costs import CostProfile
     from laconic.sgx.meter import Meter
-    from laconic.trace.reader import Trace
+    from laconic.trace.reader import TraceReader
 
 #: The strategies whose costs are shown: what a library OS does today, the same with EXINFO off, and
 #: Laconic's.
@@ -54,7 +54,7 @@ class Cost:
 
 
 @dataclass(slots=True)
-class Figures:
+class AdviceFigures:
     """What a trace shows. `images` and `processes` correspond to each other, in the order in which
     they began.
 
@@ -143,8 +143,10 @@ def _is_openblas(stack: int, stacks: Stacks) -> bool:
 
 
 def measure(
-    opened: Callable[[], Trace], profile: CostProfile, progress: Callable[[int], None] | None = None
-) -> Figures:
+    opened: Callable[[], TraceReader],
+    profile: CostProfile,
+    progress: Callable[[int], None] | None = None,
+) -> AdviceFigures:
     """Return the figures of the trace that `opened` opens; a log, which does not record touched
     pages, is read twice.
 
@@ -164,7 +166,7 @@ def measure(
         costs[name] = Cost((calls[0], calls[-1]), (cycles[0], cycles[-1]), (pages[0], pages[-1]))
     lazy = [sum(image.lazy_touched for image in each) for each in (images, more)]
     status = engine.end.get("exit_status")
-    return Figures(
+    return AdviceFigures(
         trace.source,
         trace.redacted,
         images,
@@ -191,7 +193,7 @@ def watching(images: list[Image]) -> dict[str, Maker]:
 
 
 def _replayed(
-    trace: Trace, touched: bool, progress: Callable[[int], None] | None
+    trace: TraceReader, touched: bool, progress: Callable[[int], None] | None
 ) -> tuple[Replay, Enclaves, list[Image]]:
     images: list[Image] = []
     makers: dict[str, Maker] = {

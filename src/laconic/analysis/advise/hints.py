@@ -11,9 +11,9 @@ from laconic.analysis.advise.figures import (
     EAGER,
     OURS,
     TODAY,
+    AdviceFigures,
     BufferCallers,
     Cost,
-    Figures,
     watching,
 )
 from laconic.replay.enclaves import Enclaves
@@ -53,7 +53,7 @@ class Hints:
             total, pages = meters[meter].total(), float(meters[meter].peak_epc_pages)
             calls = float(total.host_calls)
             costs[name] = Cost((calls, calls), profile.cycles(total), (pages, pages))
-        figures = Figures(
+        figures = AdviceFigures(
             source=trace.source,
             redacted=trace.redacted,
             images=self._images,

@@ -19,7 +19,7 @@ from laconic.analysis.advise.advice import (
     shown_size,
     span,
 )
-from laconic.analysis.advise.figures import EAGER, OURS, TODAY, Figures, Span
+from laconic.analysis.advise.figures import EAGER, OURS, TODAY, AdviceFigures, Span
 from laconic.analysis.advise.watch import MIB, Image, Region
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.sgx.meter import Counts
@@ -55,7 +55,7 @@ _STACK_LIMITS = {"postgres": 2560 << 10}
 _SMALLER = {"mariadbd": "innodb_buffer_pool_size_max", "mysqld": "innodb_buffer_pool_size_max"}
 
 
-def advise(figures: Figures, profile: CostProfile, heap: int = 0) -> list[Advice]:
+def advise(figures: AdviceFigures, profile: CostProfile, heap: int = 0) -> list[Advice]:
     """Return all memory options that a manifest should set; empty if the trace has no program.
     `heap`: bytes that come from the break if the advised settings are followed. O(programs)."""
     if not figures.images:
@@ -74,7 +74,7 @@ def _impossible(image: Image) -> list[Region]:
     return [each for each in image.reservations if each.length >= ANY_MACHINE and not each.lazy]
 
 
-def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, Any]:
+def _need(figures: AdviceFigures, threads: int, stack: int, brk: int) -> dict[str, Any]:
     # The needs of the largest program: what it maps, or what it maps at a fork plus the checkpoint
     # store; the rest of its heap's reservation, one stack, and the allowances.
     def mapped(image: Image) -> int:
@@ -97,7 +97,7 @@ def _need(figures: Figures, threads: int, stack: int, brk: int) -> dict[str, Any
     }
 
 
-def _size(figures: Figures, size: dict[str, Any], edmm: Advice) -> Advice:
+def _size(figures: AdviceFigures, size: dict[str, Any], edmm: Advice) -> Advice:
     today, ours = (figures.costs[name].epc_pages for name in (TODAY, OURS))
     why = (
         f"{size['owner']} maps {shown_size(size['peak_mapped'])} at most, "
@@ -128,7 +128,7 @@ def _checkpoint(size: int) -> str:
     return f", and at a fork {shown_size(size)} more, in one piece, for what is sent to the child"
 
 
-def _refused(figures: Figures) -> Iterator[str]:
+def _refused(figures: AdviceFigures) -> Iterator[str]:
     # Sentences on programs that cannot start.
     for process, image in figures.programs():
         for region in _impossible(image):
@@ -143,7 +143,7 @@ def _refused(figures: Figures) -> Iterator[str]:
             )
 
 
-def without_edmm(figures: Figures, size: int) -> Counts:
+def without_edmm(figures: AdviceFigures, size: int) -> Counts:
     """Return what the same enclaves of `size` bytes do without EDMM: EADD of every page, and
     afterwards only work in software: zeroing new mappings, as Gramine does, and copying that
     happens in any case. EEXTEND is not counted. O(n)."""
@@ -157,7 +157,7 @@ def without_edmm(figures: Figures, size: int) -> Counts:
     )
 
 
-def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advice:
+def _edmm(figures: AdviceFigures, profile: CostProfile, size: dict[str, Any]) -> Advice:
     without = profile.cycles(counts := without_edmm(figures, size["value"]))
     with_, ours = figures.costs[TODAY].cycles, figures.costs[OURS].cycles
     too_large = size["value"] >= ANY_MACHINE
@@ -200,7 +200,7 @@ def _edmm(figures: Figures, profile: CostProfile, size: dict[str, Any]) -> Advic
     )
 
 
-def _threads(figures: Figures) -> Advice:
+def _threads(figures: AdviceFigures) -> Advice:
     peak, owner = figures.largest(lambda image: image.peak_threads)
     needed, needs = figures.largest(_possible_threads)
     found = figures.most(lambda image: image.found_threads)
@@ -240,7 +240,7 @@ def _possible_threads(image: Image) -> int:
     return max(image.peak_threads, min(1 + image.started_threads, most))
 
 
-def _stack(figures: Figures) -> Advice:
+def _stack(figures: AdviceFigures) -> Advice:
     main, main_owner = figures.largest(lambda image: image.peak_stack)
     deepest, owner = figures.largest(lambda image: image.depth)
     limits = [
@@ -290,7 +290,7 @@ def _stack(figures: Figures) -> Advice:
     )
 
 
-def _brk(figures: Figures, heap: int) -> Advice:
+def _brk(figures: AdviceFigures, heap: int) -> Advice:
     peak, owner = figures.largest(lambda image: image.peak_brk)
     refused, repeated = (
         figures.total(lambda image: image.refused),
@@ -331,7 +331,7 @@ def _brk(figures: Figures, heap: int) -> Advice:
     )
 
 
-def _exinfo(figures: Figures, edmm: Advice) -> Advice:
+def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     lazy = figures.total(lambda image: image.lazy_pages)
     low, high = figures.lazy_touched
     closed = figures.most(lambda image: image.peak_unlazy_closed)

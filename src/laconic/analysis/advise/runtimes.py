@@ -16,7 +16,7 @@ from laconic.analysis.advise.advice import (
     variable,
 )
 from laconic.analysis.advise.allocators import OFTEN, has
-from laconic.analysis.advise.figures import TODAY, Figures
+from laconic.analysis.advise.figures import TODAY, AdviceFigures
 from laconic.analysis.advise.watch import ARENA, GO_HEAP, MIB, Image, Region
 from laconic.memory.flags import PAGE_SHIFT
 from laconic.trace.words import plural
@@ -45,7 +45,7 @@ _EXECUTABLE = 1 << 15
 _THIS_RUN = "That is this run's: a longer one, or more load, may need more"
 
 
-def advise(figures: Figures) -> Iterator[Advice]:
+def advise(figures: AdviceFigures) -> Iterator[Advice]:
     """Yield the advice for the runtimes that the trace shows. O(programs × reservations)."""
     programs = figures.programs()
     java = [_Jvm.of(image) for _, image in programs if has(image, "libjvm.so")]
@@ -125,7 +125,7 @@ def _most_used(
     return max(found, key=lambda pair: _used(pair[1], known), default=None)
 
 
-def _jvm(figures: Figures, jvms: Sequence[_Jvm]) -> Iterator[Advice]:
+def _jvm(figures: AdviceFigures, jvms: Sequence[_Jvm]) -> Iterator[Advice]:
     known = figures.touches
     heap = _most_used(jvms, lambda jvm: jvm.heap, known)
     if heap is not None:
@@ -149,7 +149,7 @@ def _jvm(figures: Figures, jvms: Sequence[_Jvm]) -> Iterator[Advice]:
             )
 
 
-def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Iterator[Advice]:
+def _java_heap(figures: AdviceFigures, image: Image, heap: Region, known: bool) -> Iterator[Advice]:
     bitmaps = [
         each.length
         for each in image.reservations
@@ -193,7 +193,9 @@ def _java_heap(figures: Figures, image: Image, heap: Region, known: bool) -> Ite
         )
 
 
-def _code_cache(figures: Figures, image: Image, code: Region, known: bool) -> Iterator[Advice]:
+def _code_cache(
+    figures: AdviceFigures, image: Image, code: Region, known: bool
+) -> Iterator[Advice]:
     used = _used(code, known)
     value = _limit(used, 16 * MIB)
     if 2 * value <= code.length:
@@ -242,7 +244,7 @@ def _go(image: Image) -> Iterator[Advice]:
         )
 
 
-def _openblas(figures: Figures) -> Iterator[Advice]:
+def _openblas(figures: AdviceFigures) -> Iterator[Advice]:
     # A buffer for each thread, committed as a whole under every-call.
     image = max(figures.images, key=lambda image: len(image.buffers))
     buffers = image.buffers

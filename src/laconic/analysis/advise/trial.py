@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from laconic.analysis.advise import manifest
 from laconic.analysis.advise.advice import MANIFEST, Advice, span
-from laconic.analysis.advise.figures import NOISE, SHOWN, TODAY, Cost, Figures
+from laconic.analysis.advise.figures import NOISE, SHOWN, TODAY, AdviceFigures, Cost
 from laconic.trace.words import plural
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ def _without(words: Sequence[str], advice: Advice) -> list[str]:
 
 
 def after(
-    runs: Sequence[Figures],
+    runs: Sequence[AdviceFigures],
     status: int,
-    figures: Figures,
+    figures: AdviceFigures,
     new_status: int,
     last_lines: Sequence[str] = (),
 ) -> After:
@@ -114,7 +114,11 @@ def after(
 
 
 def unchanged(
-    before: Figures, status: int, figures: Figures, new_status: int, last_lines: Sequence[str] = ()
+    before: AdviceFigures,
+    status: int,
+    figures: AdviceFigures,
+    new_status: int,
+    last_lines: Sequence[str] = (),
 ) -> After:
     """Return the result of running the unchanged program once more. O(programs)."""
     return After(
@@ -126,9 +130,9 @@ def unchanged(
 
 
 def _changes(
-    runs: Sequence[Figures],
+    runs: Sequence[AdviceFigures],
     status: int,
-    figures: Figures,
+    figures: AdviceFigures,
     new_status: int,
     last_lines: Sequence[str],
 ) -> list[str]:
@@ -148,7 +152,7 @@ def _changes(
     return differences
 
 
-def exceeded(advice: Iterable[Advice], figures: Figures, profile: CostProfile) -> list[str]:
+def exceeded(advice: Iterable[Advice], figures: AdviceFigures, profile: CostProfile) -> list[str]:
     """Return the manifest's lines that are too small for a rerun, one sentence each.
     O(programs)."""
     written = {each.option: each for each in advice if each.where == MANIFEST}
@@ -161,12 +165,12 @@ def exceeded(advice: Iterable[Advice], figures: Figures, profile: CostProfile) -
     ]
 
 
-def _mapped(figures: Figures) -> int:
+def _mapped(figures: AdviceFigures) -> int:
     return figures.most(lambda image: image.peak_mapped)
 
 
-def _verdict(runs: Sequence[Figures], figures: Figures) -> str | None:
-    def change(what: Callable[[Figures], float]) -> int:
+def _verdict(runs: Sequence[AdviceFigures], figures: AdviceFigures) -> str | None:
+    def change(what: Callable[[AdviceFigures], float]) -> int:
         return outside([what(each) for each in runs], what(figures))
 
     cycles = [change(lambda each, name=name: sum(each.costs[name].cycles)) for name in SHOWN]  # type: ignore[misc]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 @dataclass(slots=True)
-class Tally:
+class CellTally:
     """The sums of some calls of one site.
 
     `pages` are those that the calls name, and `touched` those of the pages that they mapped which
@@ -30,7 +30,7 @@ class Tally:
     redundant_pages: int = 0
     redundant_cycles: float = 0
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: CellTally) -> None:
         """Add another tally's numbers to these."""
         for name in TALLIED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -41,7 +41,7 @@ class Tally:
 
 
 #: The names of the tallied quantities.
-TALLIED = tuple(each.name for each in fields(Tally))
+TALLIED = tuple(each.name for each in fields(CellTally))
 
 
 class Cell(NamedTuple):
@@ -65,10 +65,10 @@ class Cells:
     width: int
     bins: int = 512
     limit: int = 6_000
-    tallies: dict[Cell, Tally] = field(default_factory=dict)
+    tallies: dict[Cell, CellTally] = field(default_factory=dict)
     last: int = 0
 
-    def at(self, process: int, site: int, moment: int) -> Tally:
+    def at(self, process: int, site: int, moment: int) -> CellTally:
         """Return the tally for an event at `moment` (0 or more). O(1) amortized."""
         while moment // self.width >= self.bins:
             self._widen()
@@ -80,7 +80,7 @@ class Cells:
                 self._widen()
             key = Cell(process, site, moment // self.width)
             self.last = max(self.last, key.bin)
-            tally = self.tallies.setdefault(key, Tally())
+            tally = self.tallies.setdefault(key, CellTally())
         return tally
 
     def widened(self, limit: int) -> Cells:
@@ -93,21 +93,21 @@ class Cells:
             copy._widen()
         return copy
 
-    def by_site(self) -> dict[int, Tally]:
+    def by_site(self) -> dict[int, CellTally]:
         """Return the sums of each site. O(cells)."""
-        sums: dict[int, Tally] = {}
+        sums: dict[int, CellTally] = {}
         for cell, tally in self.tallies.items():
-            sums.setdefault(cell.site, Tally()).add(tally)
+            sums.setdefault(cell.site, CellTally()).add(tally)
         return sums
 
     def _widen(self) -> None:
         self.width *= 2
         self.last //= 2
-        wider: dict[Cell, Tally] = {}
+        wider: dict[Cell, CellTally] = {}
         for cell, tally in self.tallies.items():
             key = cell._replace(bin=cell.bin // 2)
             if key in wider:
                 wider[key].add(tally)
             else:
-                wider[key] = Tally(*astuple(tally))
+                wider[key] = CellTally(*astuple(tally))
         self.tallies = wider

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from laconic.analysis.advise.hints import Hints
 from laconic.analysis.compare import BOUND, Compared, compare
-from laconic.analysis.frames import Names, own_frames
+from laconic.analysis.frames import StackPlaces, own_frames
 from laconic.analysis.headline import Headline, headline
 from laconic.analysis.sites import (
     EVERY_CALL,
@@ -23,7 +23,7 @@ from laconic.analysis.sites import (
 )
 from laconic.analysis.suppressions import LOADING, Suppression, matching
 from laconic.analysis.timeline.areas import Area, Areas
-from laconic.analysis.timeline.cells import Cells, Tally
+from laconic.analysis.timeline.cells import Cells, CellTally
 from laconic.analysis.timeline.series import Bins, Sampled, Scattered
 from laconic.libos.strategy import MemoryCall
 from laconic.libos.touches import Touches
@@ -40,7 +40,7 @@ from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES, strategy
-from laconic.trace.reader import Trace
+from laconic.trace.reader import TraceReader
 from laconic.trace.records import ARITY
 from laconic.trace.schema import Row
 from laconic.trace.selection import Selection
@@ -127,7 +127,7 @@ class Page:
     left_out: int
     marks: Scattered[Mark]
     sites: list[Site]
-    tallies: list[Tally]
+    tallies: list[CellTally]
     places: dict[int, tuple[Spot, ...]]
     modules: list[tuple[str, str]]
     singles: list[OneCall] | None
@@ -143,7 +143,7 @@ class Page:
 
 
 def collect(
-    trace: Trace,
+    trace: TraceReader,
     profile: CostProfile,
     progress: Callable[[int], None] | None = None,
     jobs: int | None = None,
@@ -251,7 +251,7 @@ def _stacks(
             continue
         walk = stacks.walk(site.stack)
         frames = own_frames(site.call, walk)
-        rule = matching(rules, site.call, site.program, Names(frames)) if frames else None
+        rule = matching(rules, site.call, site.program, StackPlaces(frames)) if frames else None
         if rule is not None:
             hidden[number] = rule.reason
             continue
@@ -284,12 +284,12 @@ def _share_touches(cells: Cells, series: Bins, sites: Sequence[Site], profile: C
             series.spread(start, start + cells.width, (today[0] + today[1]) / 2 * part)
 
 
-def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[Tally]:
+def _tallies(cells: Cells, sites: Sequence[Site], profile: CostProfile) -> list[CellTally]:
     # Return the sums of each site. Its costs are exactly those of its counts and touches.
     sums = cells.by_site()
     tallies = []
     for number, site in enumerate(sites):
-        tally = sums.get(number, Tally())
+        tally = sums.get(number, CellTally())
         tally.touched = site.touched_pages
         tally.today_low, tally.today_high = profile.cycles(site.cost(EVERY_CALL))
         tally.laconic_low, tally.laconic_high = profile.cycles(site.cost(LACONIC))

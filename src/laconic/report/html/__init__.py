@@ -15,7 +15,7 @@ def as_html(page: Page | Pair) -> bytes:
     return pair.as_html(page) if isinstance(page, Pair) else document.as_html(page)
 
 
-def as_json(page: Page | Pair, limits: data.Limits | None = None) -> dict[str, Any]:
+def as_json(page: Page | Pair, limits: data.PageLimits | None = None) -> dict[str, Any]:
     """Return the data of the page; `limits` are those of the page of one trace. O(size of the
     page's data)."""
     if isinstance(page, Pair):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.timeline.areas import Area, fitted
-from laconic.analysis.timeline.cells import Tally
+from laconic.analysis.timeline.cells import CellTally
 from laconic.analysis.timeline.collect import Page
 from laconic.report import compare
 from laconic.report.html.groups import around, subjects
@@ -26,7 +26,7 @@ FRAMES = 1_000
 FIRST = 5
 
 
-class Limits(NamedTuple):
+class PageLimits(NamedTuple):
     """The maximum of each kind of data in a page."""
 
     processes: int = 100
@@ -35,12 +35,12 @@ class Limits(NamedTuple):
     sites: int = 2_000
     cells: int = 6_000
 
-    def halved(self) -> Limits:
+    def halved(self) -> PageLimits:
         """Return half of each limit."""
-        return Limits(*(max(limit // 2, 1) for limit in self))
+        return PageLimits(*(max(limit // 2, 1) for limit in self))
 
 
-class Names:
+class NameTable:
     """Names by number, as they are shown."""
 
     def __init__(self) -> None:
@@ -56,13 +56,13 @@ class Names:
         return number
 
 
-def as_json(page: Page, limits: Limits | None = None) -> Json:
+def as_json(page: Page, limits: PageLimits | None = None) -> Json:
     """Return all data of the page; docs/appendix/json.md describes each key.
 
     O(size of the page's data).
     """
-    limits = limits or Limits()
-    names = Names()
+    limits = limits or PageLimits()
+    names = NameTable()
     hidden = _hidden(page)
     sites, rows, order = _sites(page, limits, names, [reason for reason, *_ in hidden])
     spaces, left_out = _spaces(page, limits, names, order)
@@ -139,7 +139,7 @@ def _summary(page: Page) -> Json:
 
 
 def _first(
-    page: Page, order: Sequence[int], rows: Sequence[Sequence[Any]], names: Names
+    page: Page, order: Sequence[int], rows: Sequence[Sequence[Any]], names: NameTable
 ) -> list[tuple[str, int]]:
     # For each row of the first screen: how the table is grouped for it, and the row of a site in
     # it.
@@ -156,17 +156,17 @@ def _first(
     return found
 
 
-def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
+def _time(page: Page, limits: PageLimits, order: Sequence[int]) -> Json:
     # Calls over time in bins, and the tallies of each row of `sites` in each bin of another width.
     series = page.series
     cells = page.cells.widened(limits.cells)
-    tallies: dict[tuple[int, int, int], Tally] = {}
+    tallies: dict[tuple[int, int, int], CellTally] = {}
     for cell, tally in cells.tallies.items():
         key = cell.process, order[cell.site], cell.bin
         if key in tallies:
             tallies[key].add(tally)
         else:
-            tallies[key] = Tally()
+            tallies[key] = CellTally()
             tallies[key].add(tally)
     return {
         "unit": "nanoseconds" if page.last else "calls",
@@ -180,7 +180,7 @@ def _time(page: Page, limits: Limits, order: Sequence[int]) -> Json:
     }
 
 
-def _processes(page: Page, limits: Limits, names: Names) -> list[Json]:
+def _processes(page: Page, limits: PageLimits, names: NameTable) -> list[Json]:
     # The programs that make calls, those with the most calls first.
     ranked = sorted(
         (number for number, calls in enumerate(page.calls) if calls),
@@ -235,7 +235,7 @@ class _Stacks:
     # Stacks and places by number. Frames form a tree from the outermost functions on, so the common
     # parts of stacks are stored once.
 
-    def __init__(self, page: Page, names: Names) -> None:
+    def __init__(self, page: Page, names: NameTable) -> None:
         self._page, self._names = page, names
         self._numbers: dict[int, int] = {}
         self._places: dict[tuple[int, ...], int] = {}
@@ -308,7 +308,7 @@ NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW, AROUND_ROW = -1, -2, -3, -4
 
 
 def _sites(
-    page: Page, limits: Limits, names: Names, reasons: Sequence[str]
+    page: Page, limits: PageLimits, names: NameTable, reasons: Sequence[str]
 ) -> tuple[_Stacks, list[list[Any]], list[int]]:
     # The most expensive sites first; those beyond the limit in one row; then the suppressed ones,
     # one row for each reason and call. `order`: the row of each site of the page.
@@ -355,7 +355,7 @@ def _sites(
 
 
 def _sum(page: Page, sites: Sequence[int]) -> list[int]:
-    total = Tally()
+    total = CellTally()
     for number in sites:
         total.add(page.tallies[number])
     return total.rounded()
@@ -365,7 +365,7 @@ def _sum(page: Page, sites: Sequence[int]) -> list[int]:
 
 
 def _spaces(
-    page: Page, limits: Limits, names: Names, order: Sequence[int]
+    page: Page, limits: PageLimits, names: NameTable, order: Sequence[int]
 ) -> tuple[Json, dict[str, int]]:
     # Return the address spaces, and the counts of omitted items.
     known = [number for number, calls in enumerate(page.calls) if calls]
@@ -409,7 +409,7 @@ def _spaces(
     return {"step": step, "grain": grain, "mark_step": every, "processes": spaces}, omitted
 
 
-def _edges(areas: Sequence[Area], names: Names, calls: int, order: Sequence[int]) -> Json:
+def _edges(areas: Sequence[Area], names: NameTable, calls: int, order: Sequence[int]) -> Json:
     # Areas refer to the pages where they start and end by the index in a list of all such pages.
     edges = sorted({edge for area in areas for edge in (area.start, area.end)})
     place = {edge: number for number, edge in enumerate(edges)}

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from laconic.analysis.timeline.collect import Page
 from laconic.report.html import sections
-from laconic.report.html.data import Limits, as_json
+from laconic.report.html.data import PageLimits, as_json
 from laconic.report.text import script_json
 
 #: The maximum size of a page, in bytes.
@@ -31,7 +31,7 @@ def as_html(page: Page) -> bytes:
 
     O(size of the page's data).
     """
-    limits = Limits()
+    limits = PageLimits()
     fixed = _fixed(page)
     while True:
         data = as_json(page, limits)

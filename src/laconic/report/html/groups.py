@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from laconic.analysis.sites import EVERY_CALL, LACONIC
-from laconic.analysis.timeline.cells import Tally
+from laconic.analysis.timeline.cells import CellTally
 from laconic.analysis.timeline.collect import Page
 from laconic.report.headline import WORK
 from laconic.report.html.names import LOADER, short_function, short_line, short_module
@@ -34,7 +34,7 @@ class Group:
     full: str = ""
     calls: list[str] = field(default_factory=list)
     sites: list[int] = field(default_factory=list)
-    tally: Tally = field(default_factory=Tally)
+    tally: CellTally = field(default_factory=CellTally)
     around: str = ""
 
     @property
@@ -109,7 +109,7 @@ def around(page: Page) -> list[Group]:
     """Return the work of a library OS around the calls, if it costs anything."""
     found = []
     for kind, work in page.around.items():
-        tally = Tally(touched=work.touched_pages)
+        tally = CellTally(touched=work.touched_pages)
         tally.today_low, tally.today_high = page.profile.cycles(work.cost(EVERY_CALL))
         tally.laconic_low, tally.laconic_high = page.profile.cycles(work.cost(LACONIC))
         if tally.today_high or tally.laconic_high:

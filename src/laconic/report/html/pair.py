@@ -8,7 +8,7 @@ from functools import cache
 from html import escape
 
 from laconic.analysis.baseline import Key, Tally
-from laconic.analysis.callers import AROUND, SITE, SUPPRESSED, Span
+from laconic.analysis.callers import AROUND, SITE, SUPPRESSED, CycleSpan
 from laconic.analysis.compare import BOUND, Compared
 from laconic.analysis.diff import Delta
 from laconic.analysis.pair import Box, Pair, PairRow, Side
@@ -183,8 +183,8 @@ def _part(was: float, now: float) -> str:
     return f"{share(abs(now - was), was)} {'more' if now > was else 'less'}"
 
 
-def _span(tally: Tally) -> Span:
-    return Span(tally.cycles_low, tally.cycles)
+def _span(tally: Tally) -> CycleSpan:
+    return CycleSpan(tally.cycles_low, tally.cycles)
 
 
 def _change(delta: Delta, unit: numbers.Unit | None = None) -> str:
@@ -299,7 +299,7 @@ def _places(delta: Delta, pair: Pair) -> list[str]:
     return [module, program] if module and module != program else [program]
 
 
-def _bars(was: Span, now: Span, css: str, most: float, height: int) -> str:
+def _bars(was: CycleSpan, now: CycleSpan, css: str, most: float, height: int) -> str:
     def width(value: float) -> str:
         return f"{100 * value / most:.2f}%"
 
@@ -481,7 +481,9 @@ def _strategies(pair: Pair) -> str:
         return "<p>One of the runs made no memory call; there is nothing to compare.</p>"
     names = [name for name in before.strategies if name in after.strategies]
     costs = [
-        Span(*found.strategies[name].total.cycles) for found in (before, after) for name in names
+        CycleSpan(*found.strategies[name].total.cycles)
+        for found in (before, after)
+        for name in names
     ]
     most = max(max(span.high for span in costs), 1.0)
     unit = numbers.unit(most)
@@ -505,8 +507,10 @@ def _strategies(pair: Pair) -> str:
     )
 
 
-def _of(name: str, before: Compared, after: Compared) -> tuple[Span, Span]:
-    return Span(*before.strategies[name].total.cycles), Span(*after.strategies[name].total.cycles)
+def _of(name: str, before: Compared, after: Compared) -> tuple[CycleSpan, CycleSpan]:
+    return CycleSpan(*before.strategies[name].total.cycles), CycleSpan(
+        *after.strategies[name].total.cycles
+    )
 
 
 def _both(name: str, before: Compared, after: Compared) -> Delta:
@@ -515,7 +519,7 @@ def _both(name: str, before: Compared, after: Compared) -> Delta:
     return Delta(Key(""), _tally(was), _tally(now))
 
 
-def _tally(span: Span) -> Tally:
+def _tally(span: CycleSpan) -> Tally:
     return Tally(cycles_low=round(span.low), cycles=round(span.high))
 
 

@@ -72,7 +72,7 @@ STRATEGIES = {
 SHOWN = {"every-call": "Gramine today", BOUND: "floor"}
 
 
-class Part(NamedTuple):
+class CostPart(NamedTuple):
     """A part of a cost: its name, and the events that it contains."""
 
     name: str
@@ -82,15 +82,15 @@ class Part(NamedTuple):
 
 #: The parts of a strategy's cost, in the order of its bar; the last one has all other events.
 PARTS = (
-    Part("pages added: EAUG and its faults", "EAUG", ("eaug", "eaug_faults")),
-    Part("pages accepted: EACCEPT, EACCEPTCOPY", "EACCEPT", ("eaccept", "eacceptcopy")),
-    Part(
+    CostPart("pages added: EAUG and its faults", "EAUG", ("eaug", "eaug_faults")),
+    CostPart("pages accepted: EACCEPT, EACCEPTCOPY", "EACCEPT", ("eaccept", "eacceptcopy")),
+    CostPart(
         "permissions and types: EMODPE, EMODPR, EMODT, EREMOVE",
         "EMOD",
         ("emodpe", "emodpr", "emodt", "eremove"),
     ),
-    Part("ETRACK and its interrupts", "ETRACK", ("etrack_ipis",)),
-    Part("OCALLs, ioctls, copies and the rest", "OCALL", ()),
+    CostPart("ETRACK and its interrupts", "ETRACK", ("etrack_ipis",)),
+    CostPart("OCALLs, ioctls, copies and the rest", "OCALL", ()),
 )
 
 

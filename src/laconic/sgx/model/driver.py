@@ -46,7 +46,7 @@ class Epc:
         return pages if self.pages is None else min(pages, self.pages - self.used)
 
 
-class Page(NamedTuple):
+class DriverPage(NamedTuple):
     """The contents of a page's `struct sgx_encl_page`: the type as recorded by the driver, and
     `vm_max_prot_bits`."""
 
@@ -98,7 +98,7 @@ class Driver:
         self.sgx2 = sgx2
         self.ioctl_flag = False
         self.host = HostMap(self.may_map, max_map_count)
-        self.pages: RangeMap[Page] = RangeMap()
+        self.pages: RangeMap[DriverPage] = RangeMap()
         self.ptes: RangeMap[bool] = RangeMap()
 
     @classmethod
@@ -145,7 +145,7 @@ class Driver:
         if start < stop:
             self.epcm.eadd(start, stop, prot, page_type)
             max_prot = PROT_READ | PROT_WRITE if page_type == PT_TCS else prot
-            self.pages.set(start, stop, Page(page_type, max_prot))
+            self.pages.set(start, stop, DriverPage(page_type, max_prot))
             self.epc.used += stop - start >> PAGE_SHIFT
         return Reply(error, stop - start)
 
@@ -233,7 +233,7 @@ class Driver:
         self.touch(page, page + PAGE_SIZE, kind)
         self.epcm.access(page, page + PAGE_SIZE, kind)
 
-    def _load(self, start: int, end: int, page: Page, kind: str) -> None:
+    def _load(self, start: int, end: int, page: DriverPage, kind: str) -> None:
         # sgx_encl_load_page_in_vma, if no page table entry is present: the VMA may not exceed the
         # max-prot.
         for at, stop, present in list(self.ptes.runs(start, end)):
@@ -256,7 +256,7 @@ class Driver:
             stop, failure = room, Failure(ENOMEM)
         if start < stop:
             self.epcm.eaug(start, stop)
-            self.pages.set(start, stop, Page(PT_REG, PROT_RWX))
+            self.pages.set(start, stop, DriverPage(PT_REG, PROT_RWX))
             self.ptes.set(start, stop, True)
             self.epc.used += stop - start >> PAGE_SHIFT
         if failure is not None:
@@ -271,7 +271,7 @@ class Driver:
         """ENCLAVE_RESTRICT_PERMISSIONS: EMODPR and ETRACK for each page. O(log n + k)."""
         bad = permissions & ~PROT_RWX or permissions & 3 == PROT_WRITE or result or count
 
-        def step(start: int, end: int, page: Page) -> None:
+        def step(start: int, end: int, page: DriverPage) -> None:
             if page.page_type != PT_REG:
                 raise _Stopped(start, -EINVAL)
             self._change(start, end, lambda stop: self.epcm.emodpr(start, stop, permissions))
@@ -284,7 +284,7 @@ class Driver:
         """ENCLAVE_MODIFY_TYPES: EMODT to TCS or TRIM and ETRACK for each page. O(log n + k)."""
         bad = page_type not in (PT_TCS, PT_TRIM) or result or count
 
-        def step(start: int, end: int, page: Page) -> None:
+        def step(start: int, end: int, page: DriverPage) -> None:
             if page.page_type != PT_REG and not (page.page_type == PT_TCS and page_type == PT_TRIM):
                 raise _Stopped(start, -EINVAL)
             max_prot = page.max_prot
@@ -295,18 +295,18 @@ class Driver:
             try:
                 self._change(start, end, lambda stop: self.epcm.emodt(start, stop, page_type))
             except _Stopped as stopped:
-                self._typed(start, stopped.address, Page(page_type, max_prot))
+                self._typed(start, stopped.address, DriverPage(page_type, max_prot))
                 if page_type == PT_TCS:  # sgx_zap_enclave_ptes comes before EMODT
                     self.ptes.clear(stopped.address, stopped.address + PAGE_SIZE)
                 raise
-            self._typed(start, end, Page(page_type, max_prot))
+            self._typed(start, end, DriverPage(page_type, max_prot))
 
         return self._ioctl("modify_types", offset, length, bool(bad), step)
 
     def remove_pages(self, offset: int, length: int, count: int = 0) -> Reply:
         """ENCLAVE_REMOVE_PAGES: EREMOVE of pages that were trimmed and accepted. O(log n + k)."""
 
-        def step(start: int, end: int, page: Page) -> None:
+        def step(start: int, end: int, page: DriverPage) -> None:
             if page.page_type != PT_TRIM:
                 raise _Stopped(start, -EPERM)
             for at, stop, _ in list(self.epcm.pages.runs(start, end)):
@@ -324,7 +324,12 @@ class Driver:
         return self._ioctl("remove", offset, length, bool(count), step)
 
     def _ioctl(
-        self, kind: str, offset: int, length: int, bad: bool, step: Callable[[int, int, Page], None]
+        self,
+        kind: str,
+        offset: int,
+        length: int,
+        bad: bool,
+        step: Callable[[int, int, DriverPage], None],
     ) -> Reply:
         if self.ioctl_flag:
             return Reply(-EBUSY, 0)
@@ -382,7 +387,7 @@ class Driver:
         self.epcm.interrupt()
         self.epcm.settle(start, end)
 
-    def _typed(self, start: int, end: int, page: Page) -> None:
+    def _typed(self, start: int, end: int, page: DriverPage) -> None:
         if start < end:
             self.pages.set(start, end, page)
             if page.page_type == PT_TCS:

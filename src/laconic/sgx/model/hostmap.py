@@ -18,7 +18,7 @@ from laconic.memory.rangemap import RangeMap
 MAX_MAP_COUNT: Final = 65_530
 
 
-class HostVma:
+class HostRange:
     """One VMA. No two are equal, even with the same `prot`, so that the map does not merge them."""
 
     __slots__ = ("prot",)
@@ -42,7 +42,7 @@ class HostMap:
     def __init__(
         self, may_map: Callable[[int, int, int], int], max_map_count: int = MAX_MAP_COUNT
     ) -> None:
-        self.vmas: RangeMap[HostVma] = RangeMap(same=is_)
+        self.vmas: RangeMap[HostRange] = RangeMap(same=is_)
         self.max_map_count = max_map_count
         self._may_map = may_map
 
@@ -56,7 +56,7 @@ class HostMap:
             return error
         if self._split(start) or self._split(end) or self.vmas.count >= self.max_map_count:
             return -ENOMEM
-        self.vmas.set(start, end, HostVma(prot))
+        self.vmas.set(start, end, HostRange(prot))
         return 0
 
     def mprotect(self, start: int, end: int, prot: int) -> int:
@@ -76,7 +76,7 @@ class HostMap:
             if vma.prot != prot:  # mprotect_fixup returns early if nothing changes: no split
                 if self._split(at) or self._split(stop):
                     return -ENOMEM
-                self.vmas.set(at, stop, HostVma(prot))
+                self.vmas.set(at, stop, HostRange(prot))
         return 0
 
     def _split(self, address: int) -> int:
@@ -87,5 +87,5 @@ class HostMap:
             return 0
         if self.vmas.count >= self.max_map_count:
             return -ENOMEM
-        self.vmas.set(address, end, HostVma(vma.prot))
+        self.vmas.set(address, end, HostRange(vma.prot))
         return 0

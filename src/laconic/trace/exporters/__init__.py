@@ -30,7 +30,7 @@ LIMITED: Final = frozenset({"perfetto"})
 
 
 @dataclass(frozen=True)
-class Part:
+class ExportPart:
     """The part of a trace to write: a format, a window of time, and at most `limit` bytes.
 
     `update` receives the number of bytes read. Only calls in `selection` are written. `analysis`
@@ -46,7 +46,7 @@ class Part:
 
 
 @dataclass
-class Written:
+class Exported:
     """The result of an export: the number of rows (for strace: lines), and messages about
     omissions."""
 
@@ -57,11 +57,11 @@ class Written:
 class Exporter(Protocol):
     """The module of one format."""
 
-    def write(self, trace: Trace, output: BinaryIO, part: Part) -> Written:
+    def write(self, trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
         """Write the trace. Raises OSError if the output cannot be written."""
 
 
-def export(trace: Trace, output: BinaryIO, part: Part) -> Written:
+def export(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
     """Write `part` of a trace to `output`, which stays open. Raises OSError if it cannot be
     written. O(events)."""
     return cast(Exporter, importlib.import_module(FORMATS[part.format])).write(trace, output, part)

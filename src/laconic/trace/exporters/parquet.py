@@ -10,22 +10,22 @@ from laconic.trace.exporters.arrow import record_batches, schema
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
-    from laconic.trace.exporters import Part, Written
+    from laconic.trace.exporters import Exported, ExportPart
 
 #: Rows per row group: enough for fast queries, and few enough to limit memory.
 ROW_GROUP = 1 << 17
 
 
-def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
+def write(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
     """Write one Parquet file (zstd). Its metadata describes the trace, and what is missing in
     it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from laconic.trace.exporters import Written
+    from laconic.trace.exporters import Exported
 
     columns = schema()
-    written = Written()
+    written = Exported()
     batches: list[Any] = []
     with pq.ParquetWriter(output, columns, compression="zstd", write_statistics=True) as writer:
         for batch in record_batches(trace, part.window, part.analysis, part.selection):

@@ -14,7 +14,7 @@ from laconic.trace.exporters.columns import COLUMNS, Flat, flat_rows
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
-    from laconic.trace.exporters import Part, Written
+    from laconic.trace.exporters import Exported, ExportPart
 
 #: Bytes written by default: an amount that the UI loads within seconds.
 LIMIT = 100_000_000
@@ -34,13 +34,13 @@ _ARGUMENTS = frozenset(name for name in _NAMES if name.startswith("arg"))
 _LEFT_OUT = frozenset({"event", "time_ns", "pid", "tid", "call", "program"})
 
 
-def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
+def write(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
     """Write one JSON object. If `part.limit` bytes are too few for the trace, it is truncated in
     time, and the file reports that."""
-    from laconic.trace.exporters import Written
+    from laconic.trace.exporters import Exported
 
     limit = LIMIT if part.limit is None else part.limit
-    written = Written()
+    written = Exported()
     events = _Events(trace.source == "run")
     size = output.write(b'{"displayTimeUnit":"ns","traceEvents":[\n')
     cut: int | None = None

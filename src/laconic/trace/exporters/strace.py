@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from laconic.stacks.symbolize import Place
     from laconic.stacks.table import Frame, Module
     from laconic.trace import Trace
-    from laconic.trace.exporters import Part, Written
+    from laconic.trace.exporters import Exported, ExportPart
     from laconic.trace.selection import Selection
 
 #: The time at which a trace begins, in seconds.
@@ -122,11 +122,11 @@ _SILENT: Final = frozenset(
 )
 
 
-def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
-    """Write one line per call; `Written.rows` counts lines."""
-    from laconic.trace.exporters import Written
+def write(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
+    """Write one line per call; `Exported.rows` counts lines."""
+    from laconic.trace.exporters import Exported
 
-    written = Written()
+    written = Exported()
     lines = _Lines(trace.names, part.window, part.analysis, part.selection)
     for rows in trace.batches():
         found = list(lines.of(rows))

@@ -11,17 +11,17 @@ from laconic.trace.exporters.columns import COLUMNS, Flat, flat_rows
 
 if TYPE_CHECKING:
     from laconic.trace import Trace
-    from laconic.trace.exporters import Part, Written
+    from laconic.trace.exporters import Exported, ExportPart
 
 
-def write(trace: Trace, output: BinaryIO, part: Part) -> Written:
+def write(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
     """Write a header and rows (CSV), or one object per line without its nulls (JSON Lines)."""
-    from laconic.trace.exporters import Written
+    from laconic.trace.exporters import Exported
 
     lines = _csv if part.format == "csv" else _jsonl
     if part.format == "csv":
         output.write((",".join(COLUMNS) + "\n").encode())
-    written = Written()
+    written = Exported()
     for rows in flat_rows(trace, part.window, part.analysis, part.selection):
         output.write(lines(rows))
         written.rows += len(rows)

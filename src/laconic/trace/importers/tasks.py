@@ -1,8 +1,8 @@
 """The processes and threads of a log of any kind: the process of each thread, and what a new thread
 shares with its parent.
 
-The rules are the kernel's (clone(2), execve(2)). Importers derive their own classes from `Process`
-and `Thread` to keep further state.
+The rules are the kernel's (clone(2), execve(2)). Importers derive their own classes from
+`LoggedProcess` and `LoggedThread` to keep further state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FileTable(Protocol):
 T = TypeVar("T")
 
 
-class Process(Generic[T]):
+class LoggedProcess(Generic[T]):
     """A thread group. `threads` are those that have not ended, by id, in the order in which they
     started."""
 
@@ -46,11 +46,11 @@ class Process(Generic[T]):
         return type(self)(self.pid)
 
 
-P = TypeVar("P", bound=Process[Any])
+P = TypeVar("P", bound=LoggedProcess[Any])
 F = TypeVar("F", bound=FileTable)
 
 
-class Thread(Generic[P, F]):
+class LoggedThread(Generic[P, F]):
     """One thread of `process`, with its descriptors `files`. The constructor adds it to the
     process's threads."""
 

@@ -19,12 +19,12 @@ from laconic.trace.importers.gramine.line import (
     PROCESS,
     UNSUPPORTED,
     WHOLE,
-    Clock,
+    LineTimes,
     result,
 )
 from laconic.trace.importers.gramine.measured import COUNTERS, Statistics
-from laconic.trace.importers.gramine.processes import Processes, Thread
-from laconic.trace.importers.gramine.start import Mounts, Start
+from laconic.trace.importers.gramine.processes import GramineProcesses, GramineThread
+from laconic.trace.importers.gramine.start import Mounts, ProgramStart
 from laconic.trace.importers.importing import Import, lost, refuse
 from laconic.trace.importers.text import MAX_LINE, Log, Progress
 from laconic.trace.sysroot import Sysroot
@@ -50,7 +50,7 @@ _ENTRIES = 1 << 20
 def inspect(logs: Sequence[Log]) -> dict[str, Any]:
     """Return a description of the logs from their heads. Raises LaconicError for a log without a
     line of Gramine's at level trace."""
-    clock = Clock()
+    clock = LineTimes()
     for log in logs:
         head = COLOUR.sub(b"", log.head.replace(b"\r\n", b"\n"))
         levels = {found[2] for found in ANY.finditer(head)}
@@ -111,11 +111,11 @@ class _Reading:
         self.number = 0
         self._writer, self._report = writer, report
         self._mounts = Mounts()
-        self._processes = Processes(writer, report, self._mounts, root)
-        self._clock = Clock()
-        self._threads: dict[bytes, Thread] = {}
+        self._processes = GramineProcesses(writer, report, self._mounts, root)
+        self._clock = LineTimes()
+        self._threads: dict[bytes, GramineThread] = {}
         self._fragments = Fragments()
-        self._starts: dict[bytes, Start] = {}
+        self._starts: dict[bytes, ProgramStart] = {}
         self._entries: list[tuple[int, int]] = []
         self._statistics = Statistics()
         self._builds: dict[bytes, None] = {}
@@ -243,7 +243,7 @@ class _Reading:
         except ValueError:
             self._puzzle(number, who, back + name + b"(" + rest)
 
-    def _thread(self, who: bytes, name: bytes, rest: bytes) -> Thread | None:
+    def _thread(self, who: bytes, name: bytes, rest: bytes) -> GramineThread | None:
         # Return a thread that is seen for the first time, or again after its end; None if its
         # process has ended.
         pid, tid = self._ids(who)
@@ -388,7 +388,7 @@ class _Reading:
         shown = _STACK.match(body)
         if shown is not None and len(self._starts) < _MANY:
             start = _address(shown[1])
-            self._starts[who] = Start((start, start + _address(shown[2])))
+            self._starts[who] = ProgramStart((start, start + _address(shown[2])))
 
     def _adding(self, who: bytes, body: bytes) -> None:
         # After the program has started, its loader reports files that it has mapped by calls.

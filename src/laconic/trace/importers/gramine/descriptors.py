@@ -32,7 +32,7 @@ class Descriptors(DescriptorTable[Description]):
     """Descriptor → description."""
 
 
-class Written(NamedTuple):
+class FileWrite(NamedTuple):
     """A file that was truncated to `size` bytes, or written to, so that it has at least `size`
     bytes."""
 
@@ -41,7 +41,7 @@ class Written(NamedTuple):
     truncated: bool
 
 
-class Files:
+class FileCalls:
     """Follows the calls of all processes on files. `sizes` contains the sizes that they show, in
     bytes by path."""
 
@@ -50,7 +50,7 @@ class Files:
 
     def call(
         self, descriptors: Descriptors, name: bytes, text: bytes, result: int
-    ) -> Written | None:
+    ) -> FileWrite | None:
         """Follow a call that succeeded with `result`; return what it wrote. Raises ValueError if
         the text is not a list of the call's arguments. O(1)."""
         if name in (b"open", b"openat", b"creat"):
@@ -75,7 +75,7 @@ class Files:
         elif name == b"ftruncate":
             size = int(arguments[1], 0)
             self._set_size(opened.path, size)
-            return Written(opened.path, size, truncated=True)
+            return FileWrite(opened.path, size, truncated=True)
         elif name == b"pwrite64":
             return self._wrote(opened, int(arguments[3], 0) + result)
         elif name == b"write" or name == b"writev":
@@ -99,7 +99,7 @@ class Files:
             self._set_size(path, 0)
         _set(descriptors, fd, Description(path, access, b"O_APPEND" in flags))
 
-    def _write(self, opened: Description, count: int) -> Written:
+    def _write(self, opened: Description, count: int) -> FileWrite:
         if opened.appends:
             opened.position = self.sizes.get(opened.path)
         if opened.position is None:
@@ -107,12 +107,12 @@ class Files:
         opened.position += count
         return self._wrote(opened, opened.position)
 
-    def _wrote(self, opened: Description, end: int) -> Written:
+    def _wrote(self, opened: Description, end: int) -> FileWrite:
         # A write does not reveal the size of a file that the log has not shown before.
         known = self.sizes.get(opened.path)
         if known is not None:
             self._set_size(opened.path, max(known, end))
-        return Written(opened.path, end, truncated=False)
+        return FileWrite(opened.path, end, truncated=False)
 
     def _set_size(self, path: bytes, size: int) -> None:
         if path in self.sizes or len(self.sizes) < _MANY:

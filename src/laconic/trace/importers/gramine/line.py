@@ -57,7 +57,7 @@ _SYMBOLS: dict[bytes, int] = {
 _UNKNOWN = re.compile(rb"\((?:unknown|invalid): (-?\w+)\)")
 
 
-class Numbers(dict[bytes, int]):
+class ArgumentNumbers(dict[bytes, int]):
     """Arguments as written in the log → unsigned 64-bit numbers; bounded. Raises ValueError if a
     text is not a number."""
 
@@ -76,7 +76,7 @@ class Numbers(dict[bytes, int]):
         return value & _MASK
 
 
-_NUMBERS = Numbers()
+_NUMBERS = ArgumentNumbers()
 _RANGES = {b"munmap", b"mprotect", b"madvise"}
 
 
@@ -153,7 +153,7 @@ _KLOG = re.compile(_FRONT + rb"[IWEF](\d{4}) (\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))
 _UNIX = re.compile(_FRONT + rb"(\d{9,11})\.(\d{1,9}) ")
 
 
-class Clock:
+class LineTimes:
     """The times before lines, in nanoseconds since the first one; they never decrease.
 
     `style` is the log's time format: the first one found.

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from laconic.linux.clone import CLONE_THREAD, CLONE_VFORK, CLONE_VM
 from laconic.memory.flags import MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, PAGE_SIZE
 from laconic.trace.importers import tasks
-from laconic.trace.importers.gramine.descriptors import Descriptors, Files
+from laconic.trace.importers.gramine.descriptors import Descriptors, FileCalls
 from laconic.trace.importers.gramine.line import arguments, clone_flags, string
-from laconic.trace.importers.gramine.start import Area, Mounts, Start, areas, path_of
+from laconic.trace.importers.gramine.start import Mounts, ProgramStart, StartVma, areas, path_of
 from laconic.trace.importers.importing import Import, check, lost
 from laconic.trace.importers.pathfiles import PathFiles
 from laconic.trace.possible import impossible_call
@@ -30,7 +30,7 @@ _UNREAD = 10
 _MASK = (1 << 64) - 1
 
 
-class Pending(NamedTuple):
+class BegunCall(NamedTuple):
     """A call whose start was seen, but not its end; `place` is the index of its row in the writer's
     list, or -1 if it has none."""
 
@@ -42,7 +42,7 @@ class Pending(NamedTuple):
     place: int
 
 
-class Process(tasks.Process["Thread"]):
+class GramineProcess(tasks.LoggedProcess["GramineThread"]):
     """One process. `ended` is the thread that made its last call, or 0."""
 
     __slots__ = ("ended",)
@@ -52,20 +52,20 @@ class Process(tasks.Process["Thread"]):
         self.ended = 0
 
 
-class Thread(tasks.Thread[Process, Descriptors]):
+class GramineThread(tasks.LoggedThread[GramineProcess, Descriptors]):
     """One thread. `pending` is its call in progress, and `opening` the arguments of a file call in
     progress. `gone`: it has ended."""
 
     __slots__ = ("gone", "opening", "pending")
 
-    def __init__(self, process: Process, tid: int, files: Descriptors) -> None:
+    def __init__(self, process: GramineProcess, tid: int, files: Descriptors) -> None:
         super().__init__(process, tid, files)
-        self.pending: Pending | None = None
+        self.pending: BegunCall | None = None
         self.opening = b""
         self.gone = False
 
 
-class Processes:
+class GramineProcesses:
     """Writes the rows of a log's calls, in an order that is consistent for one address space.
 
     Calls that remove memory are placed at their start, all others at their end: another thread can
@@ -86,20 +86,20 @@ class Processes:
         self._unseen_start = False
         self._unread: dict[str, None] = {}
         self.now = 0
-        self._processes: dict[int, Process] = {}
-        self.executing: dict[Thread, None] = {}
-        self._places: dict[Thread, None] = {}
-        self._forking: dict[Thread, int] = {}
-        self._cloning: dict[Thread, None] = {}
+        self._processes: dict[int, GramineProcess] = {}
+        self.executing: dict[GramineThread, None] = {}
+        self._places: dict[GramineThread, None] = {}
+        self._forking: dict[GramineThread, int] = {}
+        self._cloning: dict[GramineThread, None] = {}
         self._owners: dict[int, int] = {}
         self._files = PathFiles(writer, self._host_file)
-        self._calls = Files()
+        self._calls = FileCalls()
         # By path: the file's number when it was last mapped.
         self._mapped: dict[bytes, int] = {}
 
     # Processes and threads
 
-    def thread(self, pid: int, tid: int) -> Thread:
+    def thread(self, pid: int, tid: int) -> GramineThread:
         """Return the thread with these ids; a new one gets the rows of its start."""
         process = self._processes.get(pid)
         if process is None or process.ended:
@@ -109,7 +109,7 @@ class Processes:
             if len(process.threads) >= _MANY:  # of so many, most ended unseen
                 process.threads = dict(list(process.threads.items())[_MANY // 2 :])
             files = next(iter(process.threads.values())).files  # they share them
-            thread = Thread(process, tid, files)
+            thread = GramineThread(process, tid, files)
             self.report.threads += 1
         return thread
 
@@ -129,7 +129,7 @@ class Processes:
             )
         return self._owners[tid]
 
-    def _begun(self, pid: int, tid: int) -> Thread:
+    def _begun(self, pid: int, tid: int) -> GramineThread:
         # The child's first line may come before its parent's call has returned.
         files = Descriptors()
         for parent, child in self._forking.items():
@@ -143,21 +143,21 @@ class Processes:
         else:
             self._unseen_start = True
             self.writer.rows.append(Row(CODES["process"], self.now, pid, tid))
-        return self._add(Thread(Process(pid), tid, files))
+        return self._add(GramineThread(GramineProcess(pid), tid, files))
 
-    def started(self, pid: int, tid: int, start: Start) -> Thread:
+    def started(self, pid: int, tid: int, start: ProgramStart) -> GramineThread:
         """Handle the start of a program in a new process, as the log shows it. O(segments)."""
         old = self._processes.get(pid)
         for thread in list(old.threads.values()) if old is not None else ():
             self.interrupt(thread, UNFINISHED)
             thread.gone = True
-        thread = self._add(Thread(Process(pid), tid, Descriptors()))
+        thread = self._add(GramineThread(GramineProcess(pid), tid, Descriptors()))
         path = self._path(start, "?")
         about: dict[str, object] = {"path": os.fsdecode(self.writer.hidden_path(path)), "bits": 64}
         self._program(thread, about, start)
         return thread
 
-    def received(self, pid: int, tid: int, entries: Iterable[tuple[int, int]]) -> Thread:
+    def received(self, pid: int, tid: int, entries: Iterable[tuple[int, int]]) -> GramineThread:
         """Handle the memory that the child of a fork has received.
 
         `entries` are ranges in bytes, in the log's order. O(entries).
@@ -183,7 +183,7 @@ class Processes:
         args = (*counts, int(is_process))
         self.writer.rows.append(make_row(CODES["measured"], where, args, host_id))
 
-    def _path(self, start: Start, otherwise: str) -> str:
+    def _path(self, start: ProgramStart, otherwise: str) -> str:
         # The program's own file is loaded first, even if the execve's path is a link or a script.
         if not start.loaded:
             return otherwise
@@ -191,9 +191,11 @@ class Processes:
         host = path_of(uri)
         return self._mounts.guest(host) if host is not None else os.fsdecode(uri)
 
-    def _program(self, thread: Thread, about: dict[str, object], start: Start | None) -> None:
+    def _program(
+        self, thread: GramineThread, about: dict[str, object], start: ProgramStart | None
+    ) -> None:
         # Append the rows of a program's start: its description, and the known maps.
-        maps: list[Area] = []
+        maps: list[StartVma] = []
         if start is None:
             self._unseen_start = True
         else:
@@ -230,7 +232,7 @@ class Processes:
     def _host_file(self, path: str) -> HostFile | None:
         return self._root.find(self._mounts.host(path)) if self._root is not None else None
 
-    def _add(self, thread: Thread) -> Thread:
+    def _add(self, thread: GramineThread) -> GramineThread:
         # Add a process, with its first thread.
         if len(self._processes) >= 2 * _ENDED:
             found = sorted(self._processes.values(), key=lambda one: not one.ended)
@@ -244,7 +246,7 @@ class Processes:
 
     # Calls
 
-    def begin(self, thread: Thread, name: bytes, text: bytes) -> None:
+    def begin(self, thread: GramineThread, name: bytes, text: bytes) -> None:
         """Handle the start of a call whose end is shown later. Raises ValueError if its arguments
         are unrecognized."""
         if thread.pending is not None:
@@ -262,7 +264,7 @@ class Processes:
             self.executing[thread] = None
         thread.pending = pending
 
-    def end(self, thread: Thread, name: bytes, result: int) -> None:
+    def end(self, thread: GramineThread, name: bytes, result: int) -> None:
         """Handle the end of the thread's call in progress. Raises ValueError for a result that the
         kernel cannot have returned."""
         pending = thread.pending
@@ -293,7 +295,7 @@ class Processes:
         else:
             self._row(thread, pending, result)
 
-    def whole(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
+    def whole(self, thread: GramineThread, name: bytes, text: bytes, result: int) -> None:
         """Handle a call that is shown in one line. Raises ValueError if its arguments are
         unrecognized, or if the kernel cannot have returned its result."""
         pending = self._pending(thread, name, text)
@@ -305,7 +307,7 @@ class Processes:
         else:
             self._row(thread, pending, result)
 
-    def _miss_end(self, thread: Thread) -> None:
+    def _miss_end(self, thread: GramineThread) -> None:
         # The thread continued, but the end of its call is not in the log.
         pending = thread.pending
         assert pending is not None
@@ -313,7 +315,7 @@ class Processes:
         lost(self.writer, 1, f"the end of a call of {pending.name.decode()}", where)
         self.interrupt(thread, NO_RESULT)
 
-    def interrupt(self, thread: Thread, state: int) -> None:
+    def interrupt(self, thread: GramineThread, state: int) -> None:
         """Handle a call whose end is not shown; `state` is the reason."""
         pending, thread.pending = thread.pending, None
         if pending is None:
@@ -329,7 +331,7 @@ class Processes:
         elif pending.name != b"munmap":
             self._row(thread, pending, 0, state)
 
-    def ran(self, thread: Thread, start: Start | None = None) -> None:
+    def ran(self, thread: GramineThread, start: ProgramStart | None = None) -> None:
         """Handle the success of the execve in progress: the thread continues in the new program."""
         pending, thread.pending = thread.pending, None
         assert pending is not None
@@ -350,7 +352,7 @@ class Processes:
             other.gone = True
         self._processes[thread.pid] = thread.process
 
-    def exit(self, thread: Thread, status: int, *, whole: bool) -> None:
+    def exit(self, thread: GramineThread, status: int, *, whole: bool) -> None:
         """End the thread, or with `whole` its process."""
         if thread in self.executing:
             self.ran(thread)
@@ -362,7 +364,7 @@ class Processes:
         if not process.threads:
             process.ended = thread.tid
 
-    def _exit(self, thread: Thread, status: int) -> None:
+    def _exit(self, thread: GramineThread, status: int) -> None:
         self.interrupt(thread, UNFINISHED)
         thread.gone = True
         thread.end()
@@ -400,7 +402,7 @@ class Processes:
         self.writer.flush()
         check(self.writer)
 
-    def _pending(self, thread: Thread, name: bytes, text: bytes) -> Pending:
+    def _pending(self, thread: GramineThread, name: bytes, text: bytes) -> BegunCall:
         file = state = 0
         if name == b"mmap":
             args = arguments(name, text)
@@ -426,9 +428,9 @@ class Processes:
         else:
             args = arguments(name, text)
             text = b""
-        return Pending(name, args, file, state, text, -1)
+        return BegunCall(name, args, file, state, text, -1)
 
-    def _row(self, thread: Thread, pending: Pending, result: int, state: int = 0) -> None:
+    def _row(self, thread: GramineThread, pending: BegunCall, result: int, state: int = 0) -> None:
         name = pending.name.decode()
         calls = self.report.by_call
         calls[name] = calls.get(name, 0) + 1
@@ -449,7 +451,7 @@ class Processes:
             )
         )
 
-    def _forked(self, thread: Thread, pending: Pending, result: int) -> None:
+    def _forked(self, thread: GramineThread, pending: BegunCall, result: int) -> None:
         child = self._forking.pop(thread, 0)
         where = self.now, thread.pid, thread.tid
         if child:
@@ -473,7 +475,7 @@ class Processes:
             self._owners.pop(result, None)
             self._add(thread.clone(result, pending.args[0]))
 
-    def file_call(self, thread: Thread, name: bytes, text: bytes, result: int) -> None:
+    def file_call(self, thread: GramineThread, name: bytes, text: bytes, result: int) -> None:
         """Handle the return of a call on a file. If the file was mapped, a row records what the
         call wrote. Raises ValueError if its arguments are unrecognized."""
         if result < 0:
@@ -486,7 +488,7 @@ class Processes:
         row = Row(CODES["written"], *where, a0=written.size, a1=not written.truncated, file=number)
         self.writer.rows.append(row)
 
-    def _mapped_file(self, thread: Thread, fd: int) -> int:
+    def _mapped_file(self, thread: GramineThread, fd: int) -> int:
         # Return the number of the file of an mmap.
         where = self.now, thread.pid, thread.tid
         opened = thread.files.get(fd & 0xFFFFFFFF)

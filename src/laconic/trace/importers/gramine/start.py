@@ -34,7 +34,7 @@ _MOST: Final = 16
 
 
 @dataclass
-class Start:
+class ProgramStart:
     """The start of one program, as a log shows it.
 
     `stack` is `[start, end)` in bytes without the guard page below it, `loaded` contains the URI
@@ -54,7 +54,7 @@ class Start:
             self.loaded.append((uri, base))
 
 
-class Area(NamedTuple):
+class StartVma(NamedTuple):
     """One VMA at a program's start: `[start, end)` in bytes, vm_flags, the file's path (None:
     anonymous memory) and the file offset of `start` in bytes."""
 
@@ -110,10 +110,12 @@ def path_of(uri: bytes) -> str | None:
     return "/" + path.lstrip("/") if path.startswith("/") else path
 
 
-def areas(start: Start, mounts: Mounts, root: Sysroot | None) -> tuple[list[Area], list[str]]:
+def areas(
+    start: ProgramStart, mounts: Mounts, root: Sysroot | None
+) -> tuple[list[StartVma], list[str]]:
     """Return the VMAs at a program's start, and the paths of the loaded files whose segments are
     unknown."""
-    found: list[Area] = []
+    found: list[StartVma] = []
     unknown: list[str] = []
     for uri, base in start.loaded:
         host = path_of(uri)
@@ -127,23 +129,23 @@ def areas(start: Start, mounts: Mounts, root: Sysroot | None) -> tuple[list[Area
             found += segments
     if start.vdso is not None and _fits(start.vdso, start.vdso + VDSO_SIZE):
         flags = PROT_READ | PROT_EXEC | VM_MAY_RWX | VM_DONTEXPAND
-        found.append(Area(start.vdso, start.vdso + VDSO_SIZE, flags))
+        found.append(StartVma(start.vdso, start.vdso + VDSO_SIZE, flags))
     if start.stack is not None:
         low, high = start.stack
         if _fits(low - PAGE_SIZE, high):
-            found.append(Area(low - PAGE_SIZE, low, VM_MAY_RWX))
+            found.append(StartVma(low - PAGE_SIZE, low, VM_MAY_RWX))
             flags = PROT_READ | PROT_WRITE | VM_MAY_RWX | VM_GROWSDOWN
-            found.append(Area(low, high, flags))
+            found.append(StartVma(low, high, flags))
     return found, unknown
 
 
-def _segments(root: Sysroot, host: str, path: str, base: int) -> list[Area] | None:
+def _segments(root: Sysroot, host: str, path: str, base: int) -> list[StartVma] | None:
     # Return the VMAs that read_loadcmd and execute_loadcmd make, or None if the file is missing or
     # not a program.
     segments = root.segments(host)
     if not segments:
         return None
-    found: list[Area] = []
+    found: list[StartVma] = []
     for segment in segments:
         prot = 0
         for bit, flag in ((4, PROT_READ), (2, PROT_WRITE), (1, PROT_EXEC)):
@@ -156,9 +158,9 @@ def _segments(root: Sysroot, host: str, path: str, base: int) -> list[Area] | No
             return None
         if start < mapped:
             offset = segment.offset & PAGE_MASK
-            found.append(Area(start, mapped, prot | VM_MAY_RWX, path, offset))
+            found.append(StartVma(start, mapped, prot | VM_MAY_RWX, path, offset))
         if mapped < end:
-            found.append(Area(mapped, end, prot | VM_MAY_RWX))
+            found.append(StartVma(mapped, end, prot | VM_MAY_RWX))
     return found
 
 

@@ -9,8 +9,15 @@ from typing import Any
 from laconic.memory.flags import MADV_DONTNEED, MADV_DONTNEED_LOCKED
 from laconic.trace.importers.gramine.line import COLOUR
 from laconic.trace.importers.importing import Import, flush, lost, refuse
-from laconic.trace.importers.perf.line import SCRIPT, SUMMARY, TRACE, Event, ScriptLines, TraceLines
-from laconic.trace.importers.perf.processes import Processes
+from laconic.trace.importers.perf.line import (
+    SCRIPT,
+    SUMMARY,
+    TRACE,
+    PerfEvent,
+    ScriptLines,
+    TraceLines,
+)
+from laconic.trace.importers.perf.processes import PerfProcesses
 from laconic.trace.importers.text import Log, Progress
 from laconic.trace.writer import TraceWriter
 
@@ -61,7 +68,7 @@ def import_log(
     the window and by the runs of touched pages."""
     kind = next(_kind(log) for log in logs if log.head)
     lines = TraceLines() if kind == "trace" else ScriptLines()
-    order = _Order(Processes(writer, report, lines.births), report)
+    order = _Order(PerfProcesses(writer, report, lines.births), report)
     read = 0
     for log in logs:
         number = 0
@@ -77,7 +84,7 @@ def import_log(
                 except (ValueError, KeyError):
                     report.puzzle(log, number, line)
                     text = f"line {number:,} of {log.name} was not understood".encode()
-                    event = Event("lost", lines.last, lines.last, 0, 0, (1,), path=text)
+                    event = PerfEvent("lost", lines.last, lines.last, 0, 0, (1,), path=text)
                 if event is not None:
                     order.push(event)
             else:
@@ -105,15 +112,15 @@ class _Order:
     # Sorts events, which come by processor and not quite in order: the earliest of a window goes
     # first.
 
-    def __init__(self, processes: Processes, report: Import) -> None:
+    def __init__(self, processes: PerfProcesses, report: Import) -> None:
         self._processes, self._report = processes, report
-        self._heap: list[tuple[int, int, Event]] = []
+        self._heap: list[tuple[int, int, PerfEvent]] = []
         self._count = 0
         self._late = 0
         self._first: int | None = None
         self._last = 0
 
-    def push(self, event: Event) -> None:
+    def push(self, event: PerfEvent) -> None:
         early = event.name in _AT_START or (
             event.name == "madvise" and event.args[2] in _AT_START_ADVICE
         )
@@ -135,7 +142,7 @@ class _Order:
                 "order: record with perf trace --sort-events, or import the text of perf script"
             )
 
-    def _take(self, item: tuple[int, int, Event]) -> None:
+    def _take(self, item: tuple[int, int, PerfEvent]) -> None:
         at = item[0]
         if self._first is None and at >= 0:
             self._first = at

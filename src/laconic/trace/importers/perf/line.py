@@ -101,7 +101,7 @@ _SYMBOLS = {
 MEMORY = {name for name, code in CODES.items() if code < MEMORY_CODES}
 
 
-class Event(NamedTuple):
+class PerfEvent(NamedTuple):
     """The event described by one or two lines. `name` is a call's, or one of `fault`, `lost`,
     `beginning` (of a call not seen).
 
@@ -122,7 +122,7 @@ class Event(NamedTuple):
     path: bytes = b""
 
 
-class Numbers:
+class WordNumbers:
     """Words of flags → numbers, with a bounded cache."""
 
     def __init__(self) -> None:
@@ -146,7 +146,7 @@ class Numbers:
         return value
 
 
-_NUMBERS = Numbers()
+_NUMBERS = WordNumbers()
 
 
 def arguments(name: str, text: bytes) -> tuple[tuple[int, ...], bytes]:
@@ -228,9 +228,9 @@ class TraceLines:
         self.last = 0
         self.file_faults = 0
         self.births: dict[int, int] = {}
-        self._begun: dict[int, Event] = {}
+        self._begun: dict[int, PerfEvent] = {}
 
-    def read(self, line: bytes) -> Event | None:
+    def read(self, line: bytes) -> PerfEvent | None:
         """Return the event that a line completes. Raises ValueError or KeyError if the line is
         unrecognized."""
         found = TRACE.match(line)
@@ -245,7 +245,7 @@ class TraceLines:
             if name not in PARAMETERS:
                 return None
             args, path = arguments(name, call[2])
-            event = Event(name, start, end, 0, tid, args, None, path=path)
+            event = PerfEvent(name, start, end, 0, tid, args, None, path=path)
             if call[4]:
                 _keep(self._begun, event)
                 return None
@@ -256,13 +256,13 @@ class TraceLines:
             if is_file or mapped == b"[vdso]":
                 self.file_faults += 1
                 return None
-            return Event("fault", start, end, 0, tid, (int(fault[2], 16),))
+            return PerfEvent("fault", start, end, 0, tid, (int(fault[2], 16),))
         if going := _CONTINUED.match(body):
             begun = self._begun.pop(tid, None)
             if begun is None or going[3] or begun.name != going[1].decode():
                 # A child's side of its clone, or the program that perf itself started.
                 return (
-                    Event("execve", -1, end, 0, tid, path=comm or b"")
+                    PerfEvent("execve", -1, end, 0, tid, path=comm or b"")
                     if going[1] == b"execve"
                     else None
                 )
@@ -271,7 +271,7 @@ class TraceLines:
             _bear(self.births, born)
         return None
 
-    def unfinished(self) -> list[Event]:
+    def unfinished(self) -> list[PerfEvent]:
         """Return the calls that never returned."""
         return list(self._begun.values())
 
@@ -283,10 +283,10 @@ class ScriptLines:
         self.last = 0
         self.file_faults = 0
         self.births: dict[int, int] = {}
-        self._begun: dict[int, Event] = {}
+        self._begun: dict[int, PerfEvent] = {}
         self._programs: dict[int, bytes] = {}
 
-    def read(self, line: bytes) -> Event | None:
+    def read(self, line: bytes) -> PerfEvent | None:
         """Return the event that a line completes. Raises ValueError or KeyError if the line is
         unrecognized."""
         found = SCRIPT.match(line)
@@ -303,13 +303,13 @@ class ScriptLines:
         if name.startswith("sys_exit_"):
             return self._exit(name[9:], now, pid, tid, text, comm)
         if name in ("page_fault_user", "page_fault_kernel") and (where := _ADDRESS.match(text)):
-            return Event(
+            return PerfEvent(
                 "fault", now, now, pid, tid, (int(where[1], 16),), write=bool(int(where[2], 16) & 2)
             )
         if name in ("page-faults", "minor-faults", "major-faults", "faults") and (
             sample := _SAMPLE.match(text)
         ):
-            return Event("fault", now, now, pid, tid, (int(sample[1], 16),))
+            return PerfEvent("fault", now, now, pid, tid, (int(sample[1], 16),))
         if family == "task" and (born := _BORN.match(f"{kind}:".encode() + text)):
             _bear(self.births, born)
         elif name == "sched_process_exec" and (ran := _EXEC.match(text)):
@@ -318,16 +318,16 @@ class ScriptLines:
             self._programs[tid] = ran[1]
         return None
 
-    def unfinished(self) -> list[Event]:
+    def unfinished(self) -> list[PerfEvent]:
         """Return the calls that never returned."""
         return list(self._begun.values())
 
-    def _enter(self, name: str, now: int, pid: int, tid: int, text: bytes) -> Event | None:
+    def _enter(self, name: str, now: int, pid: int, tid: int, text: bytes) -> PerfEvent | None:
         self._begun.pop(tid, None)
         if name not in PARAMETERS:
             return None
         args, path = arguments(name, text)
-        event = Event(name, now, now, pid, tid, args, None, path=path)
+        event = PerfEvent(name, now, now, pid, tid, args, None, path=path)
         if name.startswith("exit"):
             return event
         _keep(self._begun, event)
@@ -335,16 +335,16 @@ class ScriptLines:
 
     def _exit(
         self, name: str, now: int, pid: int, tid: int, text: bytes, comm: bytes
-    ) -> Event | None:
+    ) -> PerfEvent | None:
         begun = self._begun.pop(tid, None)
         value = signed(int(text, 0))
         if begun is None or begun.name != name:
             if name == "execve" and not value:
                 # The program that perf itself started: the start of the call was not recorded.
-                return Event(name, -1, now, pid, tid, path=self._programs.pop(tid, comm))
+                return PerfEvent(name, -1, now, pid, tid, path=self._programs.pop(tid, comm))
             shared = name in ("clone", "clone3", "fork", "vfork")
             return (
-                Event("beginning", now, now, pid, tid, path=name.encode())
+                PerfEvent("beginning", now, now, pid, tid, path=name.encode())
                 if name in MEMORY and not shared
                 else None
             )
@@ -352,13 +352,13 @@ class ScriptLines:
         return _possible(begun._replace(end=now, result=value, path=path))
 
 
-def _done(event: Event, end: int, shown: bytes, comm: bytes | None) -> Event:
+def _done(event: PerfEvent, end: int, shown: bytes, comm: bytes | None) -> PerfEvent:
     # An executed program is known by its new command name.
     path = comm or b"" if event.name == "execve" and not event.path else event.path
     return _possible(event._replace(end=end, result=result(shown), path=path))
 
 
-def _possible(event: Event) -> Event:
+def _possible(event: PerfEvent) -> PerfEvent:
     # Return the event itself. Raises ValueError for a result that the kernel cannot have returned.
     if event.name in MEMORY and event.result is not None:
         args = (*event.args, *[0] * (6 - len(event.args)))
@@ -368,17 +368,17 @@ def _possible(event: Event) -> Event:
     return event
 
 
-def _keep(begun: dict[int, Event], event: Event) -> None:
+def _keep(begun: dict[int, PerfEvent], event: PerfEvent) -> None:
     if len(begun) >= 65536:
         begun.clear()
     begun[event.tid] = event
 
 
-def _no_event(line: bytes, now: int) -> Event | None:
+def _no_event(line: bytes, now: int) -> PerfEvent | None:
     lost = _LOST.search(line)
     if lost is None and not _FRAME.match(line):
         raise ValueError(line)
-    return Event("lost", now, now, 0, 0, (int(lost[1]),)) if lost else None
+    return PerfEvent("lost", now, now, 0, 0, (int(lost[1]),)) if lost else None
 
 
 def _bear(births: dict[int, int], born: re.Match[bytes]) -> None:

@@ -24,7 +24,7 @@ from laconic.memory.rangemap import TOP, RangeMap
 from laconic.trace.importers import tasks
 from laconic.trace.importers.importing import Import, lost
 from laconic.trace.importers.pathfiles import PathFiles, Paths
-from laconic.trace.importers.perf.line import MEMORY, Event
+from laconic.trace.importers.perf.line import MEMORY, PerfEvent
 from laconic.trace.schema import CHOSEN, CODES, UNFINISHED, Row, make_row
 from laconic.trace.writer import TraceWriter
 
@@ -37,7 +37,7 @@ _MASK = (1 << 64) - 1
 _MANY = 65536
 
 
-class Space:
+class PerfSpace:
     """One address space: its touched pages (value: how, plus 1), the kinds of its mappings, its
     break."""
 
@@ -77,9 +77,9 @@ class Space:
             self.touched.clear(start, end)
         return runs
 
-    def fork(self) -> Space:
+    def fork(self) -> PerfSpace:
         """Return a copy for a child; the files' own pages are not in its page tables. O(n)."""
-        child = Space()
+        child = PerfSpace()
         child.kinds, child.brk = self.kinds.copy(), self.brk
         for start, end, how in self.touched:
             if not (how - 1) & FILE_PAGE:
@@ -87,14 +87,14 @@ class Space:
         return child
 
 
-class Process(tasks.Process["Thread"]):
+class PerfProcess(tasks.LoggedProcess["PerfThread"]):
     """One process, and its address space, which several processes may share."""
 
     __slots__ = ("space",)
 
-    def __init__(self, pid: int, space: Space | None = None) -> None:
+    def __init__(self, pid: int, space: PerfSpace | None = None) -> None:
         super().__init__(pid)
-        self.space = Space() if space is None else space
+        self.space = PerfSpace() if space is None else space
 
     def fork(self, pid: int, *, shares_memory: bool) -> Self:
         """Return the process `pid` that this one forks. O(n) without shared memory."""
@@ -110,25 +110,25 @@ class Process(tasks.Process["Thread"]):
         return self.space.taken(0, TOP, forget=True) if self.space.users <= 0 else ()
 
 
-class Thread(tasks.Thread[Process, Paths]):
+class PerfThread(tasks.LoggedThread[PerfProcess, Paths]):
     """One thread."""
 
     __slots__ = ()
 
 
-class Processes:
+class PerfProcesses:
     """Writes the rows of a log's events, which must be in order. `births`: thread → its clone
     flags."""
 
     def __init__(self, writer: TraceWriter, report: Import, births: dict[int, int]) -> None:
         self._writer, self._report, self._births = writer, report, births
-        self._threads: dict[int, Thread] = {}
+        self._threads: dict[int, PerfThread] = {}
         self._files = PathFiles(writer)
         self._opened = 0
         self.now = 0
         self.touched = 0
 
-    def take(self, event: Event, now: int) -> None:
+    def take(self, event: PerfEvent, now: int) -> None:
         """Handle one event, at `now` nanoseconds since the log began."""
         self.now = now
         name = event.name
@@ -168,21 +168,21 @@ class Processes:
 
     # Processes
 
-    def _thread(self, event: Event) -> Thread:
+    def _thread(self, event: PerfEvent) -> PerfThread:
         thread = self._threads.get(event.tid)
         if thread is None:
             pid = event.pid or event.tid
             leader = self._threads.get(pid)
             if leader is None:
-                thread = Thread(Process(pid), event.tid, Paths())
+                thread = PerfThread(PerfProcess(pid), event.tid, Paths())
                 self._writer.rows.append(Row(CODES["process"], self.now, pid, event.tid))
                 self._report.processes += 1
             else:
-                thread = Thread(leader.process, event.tid, leader.files)
+                thread = PerfThread(leader.process, event.tid, leader.files)
             self._add(thread)
         return thread
 
-    def _add(self, thread: Thread) -> None:
+    def _add(self, thread: PerfThread) -> None:
         if len(self._threads) >= _MANY:  # of so many, most ended unseen
             self._threads.pop(next(iter(self._threads))).end()
         before = self._threads.get(thread.tid)
@@ -191,7 +191,7 @@ class Processes:
         self._threads[thread.tid] = thread
         self._report.threads += 1
 
-    def _clone(self, thread: Thread, event: Event) -> None:
+    def _clone(self, thread: PerfThread, event: PerfEvent) -> None:
         child = event.result or 0
         flags = (
             event.args[0] if event.args else CLONE_VM | CLONE_VFORK if event.name == "vfork" else 0
@@ -213,7 +213,7 @@ class Processes:
         self._report.processes += not flags & CLONE_THREAD
         self._add(thread.clone(child, flags))
 
-    def _exec(self, thread: Thread, event: Event) -> None:
+    def _exec(self, thread: PerfThread, event: PerfEvent) -> None:
         shown = os.fsdecode(event.path)
         data = self._writer.hidden_path(shown)
         if event.result:
@@ -227,7 +227,9 @@ class Processes:
             )
             thread.end()
             process = thread.process.fork(thread.tid, shares_memory=True)
-            thread = self._threads[thread.tid] = Thread(process, thread.tid, thread.files.copy())
+            thread = self._threads[thread.tid] = PerfThread(
+                process, thread.tid, thread.files.copy()
+            )
         self._row(thread, event, (), data, touched=thread.process.leave())
         about = {"path": os.fsdecode(data), "argv": [], "bits": 64}
         self._writer.rows.append(
@@ -238,7 +240,7 @@ class Processes:
             del self._threads[other.tid]
         self._threads[thread.tid] = thread
 
-    def _exit(self, thread: Thread, code: int, *, whole: bool) -> None:
+    def _exit(self, thread: PerfThread, code: int, *, whole: bool) -> None:
         process = thread.process
         others = [one for one in process.threads.values() if one is not thread] if whole else []
         for one in [*others, thread]:
@@ -251,7 +253,7 @@ class Processes:
 
     # Memory
 
-    def _memory(self, thread: Thread, event: Event) -> None:
+    def _memory(self, thread: PerfThread, event: PerfEvent) -> None:
         state = file = 0
         args, space = event.args, thread.process.space
         now = self.now, thread.pid, thread.tid
@@ -266,8 +268,8 @@ class Processes:
 
     def _row(
         self,
-        thread: Thread,
-        event: Event,
+        thread: PerfThread,
+        event: PerfEvent,
         args: tuple[int, ...],
         data: bytes = b"",
         *,
@@ -291,7 +293,7 @@ class Processes:
             )
         )
 
-    def _file_call(self, thread: Thread, event: Event) -> None:
+    def _file_call(self, thread: PerfThread, event: PerfEvent) -> None:
         done, files = event.result, thread.files
         if done is None or done < 0:
             return
@@ -313,7 +315,9 @@ class Processes:
             files.clear()
 
 
-def _changed(space: Space, name: str, args: tuple[int, ...], result: int) -> tuple[Touched, ...]:
+def _changed(
+    space: PerfSpace, name: str, args: tuple[int, ...], result: int
+) -> tuple[Touched, ...]:
     # Return the touched pages in the range that a call changes, and update the address space.
     if name == "brk":
         return _moved_break(space, result)
@@ -342,7 +346,7 @@ def _changed(space: Space, name: str, args: tuple[int, ...], result: int) -> tup
     return ()
 
 
-def _moved_break(space: Space, result: int) -> tuple[Touched, ...]:
+def _moved_break(space: PerfSpace, result: int) -> tuple[Touched, ...]:
     old, space.brk = space.brk, result
     if not old or old == result:
         return ()
@@ -356,7 +360,7 @@ def _moved_break(space: Space, result: int) -> tuple[Touched, ...]:
     return touched
 
 
-def _moved(space: Space, start: int, old: int, new: int, result: int) -> tuple[Touched, ...]:
+def _moved(space: PerfSpace, start: int, old: int, new: int, result: int) -> tuple[Touched, ...]:
     touched = space.taken(start, start + old, forget=True)
     kind = space.kinds.get(start)
     end = min(result + new + PAGE_SIZE - 1 & PAGE_MASK, TOP)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from laconic.trace.importers.importing import UNKNOWN, Import, refuse
-from laconic.trace.importers.strace.lines import Style, style_of
+from laconic.trace.importers.strace.lines import LogStyle, style_of
 from laconic.trace.importers.strace.reading import Reading
 from laconic.trace.importers.strace.session import Session
 from laconic.trace.importers.strace.sets import keys_of, read_set
@@ -49,8 +49,8 @@ def import_log(
     session.finish()
 
 
-def _style(logs: Sequence[Log]) -> tuple[Style, int]:
-    best, count = Style(), 0
+def _style(logs: Sequence[Log]) -> tuple[LogStyle, int]:
+    best, count = LogStyle(), 0
     for log in logs:
         style, found = style_of(log.head)
         if log.head and not found:
@@ -60,7 +60,7 @@ def _style(logs: Sequence[Log]) -> tuple[Style, int]:
     return best, count
 
 
-def _options(style: Style, logs: Sequence[Log]) -> list[str]:
+def _options(style: LogStyle, logs: Sequence[Log]) -> list[str]:
     # The options of strace that the logs' heads reveal.
     head = b"\n".join(log.head[:HEAD] for log in logs[:10])
     found = {"bracket": ["-f"], "bare": ["-f", "-o"]}.get(style.pid, [])

@@ -20,19 +20,21 @@ class Descriptor(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Files:
+class StraceDescriptors:
     """A table of descriptors, and the working directory if it is known."""
 
     table: dict[int, Descriptor] = field(default_factory=dict)
     cwd: bytes = b""
 
-    def copy(self) -> Files:
+    def copy(self) -> StraceDescriptors:
         """Return the table of a forked process. O(descriptors)."""
-        return Files(dict(self.table), self.cwd)
+        return StraceDescriptors(dict(self.table), self.cwd)
 
-    def execute(self) -> Files:
+    def execute(self) -> StraceDescriptors:
         """Return the table after a successful execve. O(descriptors)."""
-        return Files({fd: each for fd, each in self.table.items() if not each.cloexec}, self.cwd)
+        return StraceDescriptors(
+            {fd: each for fd, each in self.table.items() if not each.cloexec}, self.cwd
+        )
 
     def resolve(self, directory: bytes, path: bytes) -> bytes:
         """Return a path as in `/proc/PID/maps`, but without resolving symbolic links. `directory`

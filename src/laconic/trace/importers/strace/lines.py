@@ -42,7 +42,7 @@ OTHER = re.compile(
 FRAME = re.compile(rb" > |\s+> |stacktrace:|backtrace:")
 
 
-class Style(NamedTuple):
+class LogStyle(NamedTuple):
     """The prefix of a log's calls. `pid` is bracket, bare or none; `time` is clock, relative or
     none.
 
@@ -73,16 +73,16 @@ class Style(NamedTuple):
         return (self.pid == "bare") + (self.time != "none")
 
 
-def style_of(head: bytes) -> tuple[Style, int]:
+def style_of(head: bytes) -> tuple[LogStyle, int]:
     """Return the most frequent style of strace's lines in the head, and the number of such lines.
     O(head)."""
-    found: Counter[Style] = Counter()
+    found: Counter[LogStyle] = Counter()
     for line in head.replace(b"\r\n", b"\n").split(b"\n")[:2000]:
         match = PREFIX.match(line)
         if match is not None and is_event(line[match.end() :]):
             found[_style(match)] += 1
     if not found:
-        return Style(), 0
+        return LogStyle(), 0
     style = found.most_common(1)[0][0]
     if re.search(rb"^ +> ", head, re.MULTILINE):
         style = style._replace(stacks=True)
@@ -91,14 +91,14 @@ def style_of(head: bytes) -> tuple[Style, int]:
     return style, found.total()
 
 
-def _style(match: re.Match[bytes]) -> Style:
+def _style(match: re.Match[bytes]) -> LogStyle:
     bracket, bare, clock, fine, relative, little = match.groups()
     time = "clock" if clock else "relative" if relative is not None else "none"
     pid = "bracket" if bracket else "bare" if bare else "none"
     plain = time != "relative" and match[0].split() == [
         word for word in (bare, _point(clock, fine)) if word
     ]
-    return Style(
+    return LogStyle(
         pid, time, plain and not bracket, len(clock or b"12345678"), len(fine or little or b"")
     )
 

@@ -16,7 +16,7 @@ from laconic.memory.flags import (
 )
 from laconic.trace.importers.strace.arguments import annotation, bare, number, unquote
 from laconic.trace.importers.strace.names import SUBCALLS
-from laconic.trace.importers.strace.processes import Thread
+from laconic.trace.importers.strace.processes import StraceThread
 from laconic.trace.possible import impossible_call
 from laconic.trace.records import ARITY
 from laconic.trace.schema import (
@@ -43,7 +43,7 @@ _ANSWER = CODES["answer"]
 _GREATER = ord(">")
 
 
-class Numbers(dict[bytes, int]):
+class FlagNumbers(dict[bytes, int]):
     """Printed flags → their number; each text is parsed once."""
 
     def __missing__(self, text: bytes) -> int:
@@ -54,15 +54,15 @@ class Numbers(dict[bytes, int]):
         return value
 
 
-class Memory:
+class MemoryCalls:
     """Writes the rows of memory calls."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.numbers = Numbers()
+        self.numbers = FlagNumbers()
         #: The calls with a fast parser for their usual format, which raises ValueError for any
         #: other.
-        self.quick: dict[bytes, Callable[[Thread, int, bytes], None]] = {
+        self.quick: dict[bytes, Callable[[StraceThread, int, bytes], None]] = {
             b"mmap": self._mmap,
             b"munmap": self._munmap,
             b"mprotect": self._mprotect,
@@ -71,7 +71,7 @@ class Memory:
         }
 
     def call(
-        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+        self, name: str, thread: StraceThread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
         """Append the row of any memory call. Raises ValueError if its arguments are
         unrecognized."""
@@ -123,7 +123,7 @@ class Memory:
 
     # The frequent calls, if they succeeded; anything else raises ValueError.
 
-    def _mmap(self, thread: Thread, time: int, text: bytes) -> None:
+    def _mmap(self, thread: StraceThread, time: int, text: bytes) -> None:
         address, length, prot, flags, fd, tail = text.split(b", ")
         bits = self.numbers[flags]
         offset, _, end = tail.partition(b")")
@@ -164,7 +164,7 @@ class Memory:
             )
         )
 
-    def _munmap(self, thread: Thread, time: int, text: bytes) -> None:
+    def _munmap(self, thread: StraceThread, time: int, text: bytes) -> None:
         address, tail = text.split(b", ")
         length, _, end = tail.partition(b")")
         start, size = int(address, 16), int(length)
@@ -174,13 +174,13 @@ class Memory:
             raise ValueError
         self.session.order.rows.append(call_row(_MUNMAP, time, thread.pid, thread.tid, start, size))
 
-    def _mprotect(self, thread: Thread, time: int, text: bytes) -> None:
+    def _mprotect(self, thread: StraceThread, time: int, text: bytes) -> None:
         self._ranged(_MPROTECT, thread, time, text)
 
-    def _madvise(self, thread: Thread, time: int, text: bytes) -> None:
+    def _madvise(self, thread: StraceThread, time: int, text: bytes) -> None:
         self._ranged(_MADVISE, thread, time, text)
 
-    def _ranged(self, code: int, thread: Thread, time: int, text: bytes) -> None:
+    def _ranged(self, code: int, thread: StraceThread, time: int, text: bytes) -> None:
         address, length, tail = text.split(b", ")
         flags, _, end = tail.partition(b")")
         start, size = int(address, 16), int(length)
@@ -192,7 +192,7 @@ class Memory:
             call_row(code, time, thread.pid, thread.tid, start, size, self.numbers[flags])
         )
 
-    def _brk(self, thread: Thread, time: int, text: bytes) -> None:
+    def _brk(self, thread: StraceThread, time: int, text: bytes) -> None:
         argument, _, end = text.partition(b")")
         address = 0 if argument == b"NULL" else int(argument, 16)
         result = _address(end)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from laconic.linux.clone import CLONE_FILES, CLONE_FS
 from laconic.trace.importers.strace.arguments import annotation, bare, number, unquote
-from laconic.trace.importers.strace.descriptors import MOST, Descriptor, Files
+from laconic.trace.importers.strace.descriptors import MOST, Descriptor, StraceDescriptors
 from laconic.trace.importers.strace.names import O_CLOEXEC
-from laconic.trace.importers.strace.processes import Thread
+from laconic.trace.importers.strace.processes import StraceThread
 
 if TYPE_CHECKING:
     from laconic.trace.importers.strace.session import Session
@@ -58,11 +58,11 @@ class Opening:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.flags = session.memory.numbers
-        self.quick: dict[bytes, Callable[[Thread, int, bytes], None]] = {
+        self.quick: dict[bytes, Callable[[StraceThread, int, bytes], None]] = {
             b"openat": self._quick_openat,
             b"close": self._quick_close,
         }
-        self.calls: dict[str, Callable[[str, Files, list[bytes], int], None]] = {
+        self.calls: dict[str, Callable[[str, StraceDescriptors, list[bytes], int], None]] = {
             "open": self._open,
             "creat": self._open,
             "openat": self._openat,
@@ -83,7 +83,9 @@ class Opening:
             **dict.fromkeys(_NAMELESS, self._nameless),
         }
 
-    def call(self, name: str, thread: Thread, args: list[bytes], result: int, rest: bytes) -> None:
+    def call(
+        self, name: str, thread: StraceThread, args: list[bytes], result: int, rest: bytes
+    ) -> None:
         """Apply the effect of a call that succeeded."""
         if result < 0:
             return
@@ -102,7 +104,7 @@ class Opening:
             if shown is not None and known is not None and shown[0].startswith(b"/"):
                 files.table[result] = known._replace(path=shown[0])
 
-    def _quick_openat(self, thread: Thread, time: int, text: bytes) -> None:
+    def _quick_openat(self, thread: StraceThread, time: int, text: bytes) -> None:
         match = _OPEN.match(text)
         if match is None:
             if text.endswith(_ABSENT):
@@ -111,23 +113,23 @@ class Opening:
         files = thread.files
         files.open(int(match[3]), files.resolve(b"", match[1]), self.flags[match[2]])
 
-    def _quick_close(self, thread: Thread, time: int, text: bytes) -> None:
+    def _quick_close(self, thread: StraceThread, time: int, text: bytes) -> None:
         fd = text.partition(b")")[0]
         thread.files.table.pop(int(fd if fd.isdigit() else fd.partition(b"<")[0]), None)
 
-    def _open(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _open(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         path = unquote(args[0])
         flags = 1 if name == "creat" else self.flags[args[1]]
         files.open(result, files.resolve(b"", path) if path is not None else b"", flags)
 
-    def _openat(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _openat(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         files.open(result, self._at(files, args), self.flags[args[2]])
 
-    def _openat2(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _openat2(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         match = re.search(rb"flags=([^,}]+)", args[2])
         files.open(result, self._at(files, args), self.flags[match[1].strip()] if match else 2)
 
-    def _at(self, files: Files, args: list[bytes]) -> bytes:
+    def _at(self, files: StraceDescriptors, args: list[bytes]) -> bytes:
         path = unquote(args[1])
         if path is None:
             return b""
@@ -142,7 +144,9 @@ class Opening:
             return b""
         return files.resolve(known.path if known else b"", path)
 
-    def _memfd_create(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _memfd_create(
+        self, name: str, files: StraceDescriptors, args: list[bytes], result: int
+    ) -> None:
         flags = self.flags[args[1]]
         path = b"/memfd:" + (unquote(args[0]) or b"") + b" (deleted)"
         files.open(result, path, 2 | (O_CLOEXEC if flags & 1 else 0))
@@ -150,13 +154,13 @@ class Opening:
             known = files.table[result]
             files.table[result] = known._replace(mode=known.mode & ~(4 | 16))
 
-    def _dup(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _dup(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         cloexec = name == "dup3" and bool(self.flags[args[2]] & O_CLOEXEC)
         old = number(args[0])
         if old != result:
             files.dup(old, result, cloexec)
 
-    def _fcntl(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _fcntl(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         try:
             command = self.flags[args[1]]
         except ValueError:
@@ -167,10 +171,12 @@ class Opening:
         elif command == _F_SETFD and fd in files.table:
             files.table[fd] = files.table[fd]._replace(cloexec=bool(self.flags[args[2]] & 1))
 
-    def _close(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _close(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         files.table.pop(number(args[0]), None)
 
-    def _close_range(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _close_range(
+        self, name: str, files: StraceDescriptors, args: list[bytes], result: int
+    ) -> None:
         first, last, flags = number(args[0]), number(args[1]), self.flags[args[2]]
         for fd in [fd for fd in files.table if first <= fd <= last]:
             if flags & _CLOSE_RANGE_CLOEXEC:
@@ -178,7 +184,7 @@ class Opening:
             else:
                 del files.table[fd]
 
-    def _pair(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _pair(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         text, flags = (
             (args[-1], b"")
             if name == "socketpair"
@@ -191,7 +197,9 @@ class Opening:
         for fd in re.findall(rb"[\[ ](\d{1,9})(?=[<,\]])", bare(text)):
             files.open(int(fd), path, 2 | (O_CLOEXEC if cloexec else 0))
 
-    def _nameless(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _nameless(
+        self, name: str, files: StraceDescriptors, args: list[bytes], result: int
+    ) -> None:
         path = _NAMELESS[name]
         if len(files.table) >= MOST:
             return
@@ -201,7 +209,7 @@ class Opening:
         else:
             files.table[result] = Descriptor(b"", 0)
 
-    def _chdir(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _chdir(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         path = unquote(args[0])
         files.cwd = (
             files.resolve(b"", path)
@@ -209,15 +217,15 @@ class Opening:
             else b""
         )
 
-    def _fchdir(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _fchdir(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         shown = annotation(args[0])
         known = files.table.get(number(args[0]))
         files.cwd = shown[0] if shown else known.path if known else b""
 
-    def _getcwd(self, name: str, files: Files, args: list[bytes], result: int) -> None:
+    def _getcwd(self, name: str, files: StraceDescriptors, args: list[bytes], result: int) -> None:
         files.cwd = unquote(args[0]) or files.cwd
 
-    def _learn_cwd(self, files: Files, argument: bytes) -> None:
+    def _learn_cwd(self, files: StraceDescriptors, argument: bytes) -> None:
         shown = annotation(argument)
         if shown is not None:
             files.cwd = shown[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from laconic.trace.schema import Row
 
 if TYPE_CHECKING:
-    from laconic.trace.importers.strace.processes import Thread
+    from laconic.trace.importers.strace.processes import StraceThread
 
 #: The maximum number of rows held back. A call that does not return within them is treated as one
 #: whose end is unknown.
@@ -27,7 +27,7 @@ class Slot(list[Any]):
 
     __slots__ = ("open", "thread")
 
-    def __init__(self, thread: Thread) -> None:
+    def __init__(self, thread: StraceThread) -> None:
         super().__init__()
         self.open = True
         self.thread = thread
@@ -42,7 +42,7 @@ class Order:
         self._open = 0
         self.rows: list[Any] = out
 
-    def reserve(self, thread: Thread) -> Slot:
+    def reserve(self, thread: StraceThread) -> Slot:
         """Reserve a position for the later rows of a thread's call; until then, the other rows are
         held back."""
         slot = Slot(thread)

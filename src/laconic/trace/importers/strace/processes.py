@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from laconic.trace.importers import tasks
-from laconic.trace.importers.strace.descriptors import Files
+from laconic.trace.importers.strace.descriptors import StraceDescriptors
 from laconic.trace.importers.strace.order import Slot
 
 
-class Process(tasks.Process["Thread"]):
+class StraceProcess(tasks.LoggedProcess["StraceThread"]):
     """One process. `narrow`: it runs 32-bit code. `brk` is its last known break, `path` its
     program. `disordered`: the trace reports that the order of its threads' calls is unknown."""
 
@@ -31,7 +31,7 @@ class Process(tasks.Process["Thread"]):
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class UnfinishedCall:
     """A call in progress: its name, the text of its arguments, its start time, and the slot
     reserved for its rows."""
 
@@ -45,12 +45,12 @@ class Pending:
     done: bool = False
 
 
-class Thread(tasks.Thread[Process, Files]):
+class StraceThread(tasks.LoggedThread[StraceProcess, StraceDescriptors]):
     """One thread. `key` is the start of its lines in the log; `pending` is its call in progress."""
 
     __slots__ = ("key", "pending")
 
-    def __init__(self, process: Process, tid: int, files: Files) -> None:
+    def __init__(self, process: StraceProcess, tid: int, files: StraceDescriptors) -> None:
         super().__init__(process, tid, files)
         self.key = b"%d" % tid
-        self.pending: Pending | None = None
+        self.pending: UnfinishedCall | None = None

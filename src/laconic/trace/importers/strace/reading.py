@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from laconic.trace.importers.importing import SHOWN
 from laconic.trace.importers.strace import lines
 from laconic.trace.importers.strace.clock import nanoseconds
-from laconic.trace.importers.strace.lines import Style
+from laconic.trace.importers.strace.lines import LogStyle
 from laconic.trace.importers.strace.names import SIGNALS
-from laconic.trace.importers.strace.processes import Thread
+from laconic.trace.importers.strace.processes import StraceThread
 from laconic.trace.importers.strace.session import CALL_CODES, ODD, Handler, Session
 from laconic.trace.importers.strace.wrapping import joined, width_of
 from laconic.trace.importers.text import Log, Progress
@@ -45,7 +45,7 @@ ERRORS = (ValueError, IndexError, KeyError)
 class Reading:
     """Reads one log into a session. `key` is the log's thread, if its lines do not name one."""
 
-    def __init__(self, session: Session, log: Log, style: Style, key: bytes = b"") -> None:
+    def __init__(self, session: Session, log: Log, style: LogStyle, key: bytes = b"") -> None:
         self.session = session
         self.log = log
         self.style = style
@@ -357,12 +357,12 @@ class Reading:
             self._now = session.clock.elapsed(match[5], match[6])
         return self._now
 
-    def _thread(self, key: bytes, time: int) -> Thread:
+    def _thread(self, key: bytes, time: int) -> StraceThread:
         thread = self.session.threads.get(key) or self.meet(key, time)
         self._of = thread.tid
         return thread
 
-    def meet(self, key: bytes, time: int) -> Thread:
+    def meet(self, key: bytes, time: int) -> StraceThread:
         """Return the thread whose first line this is."""
         session = self.session
         if key and not (key.isdigit() and len(key) < 10):
@@ -375,7 +375,7 @@ class Reading:
                 return session.threads[key]
         return session.stranger(key, time)
 
-    def _look_ahead(self, key: bytes, parents: list[Thread]) -> Thread:
+    def _look_ahead(self, key: bytes, parents: list[StraceThread]) -> StraceThread:
         # Return the thread whose clone in progress has this child: the one that returns its number.
         if self._returns_of[0] is not self._lines or self._returns_of[1] is not self._ahead:
             self._returns_of = self._lines, self._ahead

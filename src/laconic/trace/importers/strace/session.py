@@ -14,12 +14,12 @@ from laconic.trace.importers.importing import BATCH, Import
 from laconic.trace.importers.strace import lines
 from laconic.trace.importers.strace.arguments import annotation, number, result_of, split
 from laconic.trace.importers.strace.clock import Clock
-from laconic.trace.importers.strace.descriptors import Files, mode_of
-from laconic.trace.importers.strace.memory import Memory
+from laconic.trace.importers.strace.descriptors import StraceDescriptors, mode_of
+from laconic.trace.importers.strace.memory import MemoryCalls
 from laconic.trace.importers.strace.names import RESTARTS, SUBCALLS
 from laconic.trace.importers.strace.opening import Opening
 from laconic.trace.importers.strace.order import Order, Slot
-from laconic.trace.importers.strace.processes import Pending, Process, Thread
+from laconic.trace.importers.strace.processes import StraceProcess, StraceThread, UnfinishedCall
 from laconic.trace.importers.strace.spawning import FAMILY, Spawning
 from laconic.trace.schema import (
     CODES,
@@ -34,7 +34,7 @@ from laconic.trace.schema import (
 from laconic.trace.writer import TraceWriter
 
 #: Writes the rows of one call, from its thread, its time, and the text after the opening bracket.
-Handler = Callable[[Thread, int, bytes], None]
+Handler = Callable[[StraceThread, int, bytes], None]
 
 #: The maximum number of names for unknown descriptors: so many that no two simultaneous mappings
 #: share one.
@@ -47,7 +47,7 @@ CALL_CODES = frozenset(CODES[name] for name in (*MEMORY_EVENTS, *PROCESS_EVENTS)
 _FAMILY = frozenset(name.encode() for name in FAMILY)
 
 
-def ODD(thread: Thread, time: int, text: bytes) -> None:  # noqa: N802
+def ODD(thread: StraceThread, time: int, text: bytes) -> None:  # noqa: N802
     """Marks a name that is not a call's."""
 
 
@@ -71,8 +71,8 @@ class Session:
         self.report = report
         self.redact = bool(writer.hidden("x") != b"x")
         self.order = Order(writer.rows)
-        self.threads: dict[bytes, Thread] = {}
-        self._clones: dict[Thread, None] = {}
+        self.threads: dict[bytes, StraceThread] = {}
+        self._clones: dict[StraceThread, None] = {}
         self.clock = Clock()
         self.narrow_calls = 0
         #: Why the order between threads is unknown, if it is.
@@ -81,7 +81,7 @@ class Session:
         #: Processes that strace attached to, and the number of their threads that have not been
         #: seen yet.
         self.attached: dict[bytes, int] = {}
-        self.memory = Memory(self)
+        self.memory = MemoryCalls(self)
         self.opening = Opening(self)
         self.spawning = Spawning(self)
         self.quick: dict[bytes, Handler] = {**self.memory.quick, **self.opening.quick}
@@ -102,7 +102,7 @@ class Session:
 
     # One call
 
-    def whole(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
+    def whole(self, name: bytes, thread: StraceThread, time: int, text: bytes) -> None:
         """Write the rows of a call, whose text after the opening bracket is `text`. Raises
         ValueError."""
         parts = split(text)
@@ -123,7 +123,7 @@ class Session:
     def write(
         self,
         name: bytes,
-        thread: Thread,
+        thread: StraceThread,
         time: int,
         args: list[bytes],
         result: int,
@@ -144,11 +144,11 @@ class Session:
 
     # A call whose start and end are on separate lines
 
-    def begin(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
+    def begin(self, name: bytes, thread: StraceThread, time: int, text: bytes) -> None:
         """Handle the start of a call, if other lines come before its end."""
         if thread.pending is not None:
             self.abandon(thread, NO_RESULT)
-        pending = thread.pending = Pending(name, text, time)
+        pending = thread.pending = UnfinishedCall(name, text, time)
         if name in _FAMILY:
             self._clones[thread] = None
         if name == b"close":
@@ -158,7 +158,7 @@ class Session:
         elif name in _TAKES and not thread.process.narrow and self._takes(name, thread, text):
             pending.slot = self.order.reserve(thread)
 
-    def _takes(self, name: bytes, thread: Thread, text: bytes) -> bool:
+    def _takes(self, name: bytes, thread: StraceThread, text: bytes) -> bool:
         if name == b"brk":
             try:
                 return 0 < number(text.strip()) < thread.process.brk
@@ -166,7 +166,7 @@ class Session:
                 return False
         return True
 
-    def end(self, name: bytes, thread: Thread, time: int, rest: bytes) -> None:
+    def end(self, name: bytes, thread: StraceThread, time: int, rest: bytes) -> None:
         """Handle the end of a call in progress; `rest` is the text after `resumed`. Raises
         ValueError."""
         if rest.endswith(b"<unfinished ...>"):
@@ -200,7 +200,7 @@ class Session:
                 self._place_mremap(slot)
             self.order.close(slot)
 
-    def joined(self, name: bytes, thread: Thread, time: int, text: bytes) -> None:
+    def joined(self, name: bytes, thread: StraceThread, time: int, text: bytes) -> None:
         """Like `whole`, but fast if the call has the usual format. Raises ValueError."""
         quick = self.quick.get(name)
         if quick is not None:
@@ -238,7 +238,7 @@ class Session:
                 place += 1
         self.order.move_slot(slot, place)
 
-    def abandon(self, thread: Thread, state: int) -> None:
+    def abandon(self, thread: StraceThread, state: int) -> None:
         """Handle a call that never returned, or whose end the log does not show: `state` is
         UNFINISHED or NO_RESULT."""
         pending, thread.pending = thread.pending, None
@@ -266,7 +266,7 @@ class Session:
 
     # Threads
 
-    def cloning(self) -> list[Thread]:
+    def cloning(self) -> list[StraceThread]:
         """Return the threads in a clone whose child has not been seen, in the order in which they
         started it.
 
@@ -277,13 +277,13 @@ class Session:
             del self._clones[thread]
         return list(self._clones)
 
-    def _is_cloning(self, thread: Thread) -> bool:
+    def _is_cloning(self, thread: StraceThread) -> bool:
         pending = thread.pending
         if pending is None or pending.name not in _FAMILY or pending.born:
             return False
         return self.threads.get(thread.key) is thread
 
-    def stranger(self, key: bytes, time: int) -> Thread:
+    def stranger(self, key: bytes, time: int) -> StraceThread:
         """Return a thread whose start is not in the log."""
         if key:
             alone = self.threads.get(b"")
@@ -299,9 +299,9 @@ class Session:
             tid = 1
         owner = self._owner(key, time)
         if owner is not None:
-            thread = Thread(owner.process, tid, owner.files)
+            thread = StraceThread(owner.process, tid, owner.files)
         else:
-            thread = Thread(Process(tid), tid, Files())
+            thread = StraceThread(StraceProcess(tid), tid, StraceDescriptors())
             self.report.processes += 1
         thread.key = key
         self.threads[key] = thread
@@ -317,7 +317,7 @@ class Session:
         self.order.rows.append(self._strange)
         return thread
 
-    def _owner(self, key: bytes, time: int) -> Thread | None:
+    def _owner(self, key: bytes, time: int) -> StraceThread | None:
         # The process of a thread, if strace has attached to exactly one process with further
         # threads.
         if len(self.attached) != 1 or key in self.attached:
@@ -332,7 +332,7 @@ class Session:
             self.attached = others
         return owner
 
-    def known(self, thread: Thread) -> None:
+    def known(self, thread: StraceThread) -> None:
         """Handle the start of a program: if it is the first event of its thread, the thread's start
         is not missing."""
         rows = self.order.rows
@@ -341,7 +341,7 @@ class Session:
 
     # Files
 
-    def file_of(self, thread: Thread, fd: bytes, where: tuple[int, int, int]) -> int:
+    def file_of(self, thread: StraceThread, fd: bytes, where: tuple[int, int, int]) -> int:
         """Return the number of the file of an mmap's descriptor. Raises ValueError."""
         shown = annotation(fd) if fd[-1:] in b">)" else None
         handle = number(fd) & 0xFFFFFFFF
@@ -364,7 +364,7 @@ class Session:
             number_of = self._files[path, mode] = self.writer.file(file, 0, mode, now=where)
         return number_of
 
-    def _stranger(self, fd: int, thread: Thread, where: tuple[int, int, int]) -> int:
+    def _stranger(self, fd: int, thread: StraceThread, where: tuple[int, int, int]) -> int:
         self.report.doubt("files of some mappings")
         self._appeared += 1
         if len(self._strangers) == _STRANGERS:

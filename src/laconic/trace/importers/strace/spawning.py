@@ -18,7 +18,7 @@ from laconic.linux.clone import (
     CLONE_VM,
 )
 from laconic.trace.importers.strace.arguments import bare, number, split, strings, unquote
-from laconic.trace.importers.strace.processes import Thread
+from laconic.trace.importers.strace.processes import StraceThread
 from laconic.trace.schema import CODES, NO_RESULT, UNFINISHED, Row, make_row
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Spawning:
     def call(
         self,
         name: str,
-        thread: Thread,
+        thread: StraceThread,
         time: int,
         args: list[bytes],
         result: int,
@@ -57,7 +57,7 @@ class Spawning:
             self._other(name, thread, time, args, result, state)
 
     def clone(
-        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+        self, name: str, thread: StraceThread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
         """Write the row of a clone, and add the new thread if there is one."""
         flags = self._clone_flags(name, args)
@@ -96,7 +96,7 @@ class Spawning:
         return _USUAL
 
     def _execve(
-        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+        self, name: str, thread: StraceThread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
         session = self.session
         path = unquote(args[1 if name == "execveat" else 0]) or b""
@@ -121,7 +121,9 @@ class Spawning:
         )
         self._program(thread, time, shown, argv, 64)
 
-    def _program(self, thread: Thread, time: int, path: str, argv: list[bytes], bits: int) -> None:
+    def _program(
+        self, thread: StraceThread, time: int, path: str, argv: list[bytes], bits: int
+    ) -> None:
         session = self.session
         hide = session.writer.hidden
         if session.redact:
@@ -136,7 +138,7 @@ class Spawning:
         session.order.rows.append(Row(CODES["program"], time, thread.pid, thread.pid, data=data))
 
     def _other(
-        self, name: str, thread: Thread, time: int, args: list[bytes], result: int, state: int
+        self, name: str, thread: StraceThread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
         values = [0, 0, 0]
         for place, argument in enumerate(args[:3]):
@@ -151,7 +153,7 @@ class Spawning:
 
     # Events before a call returns, or without a call
 
-    def born(self, parent: Thread, tid: int, time: int) -> None:
+    def born(self, parent: StraceThread, tid: int, time: int) -> None:
         """Handle the first appearance of the child `tid` of a clone in progress."""
         pending = parent.pending
         assert pending is not None
@@ -160,7 +162,7 @@ class Spawning:
         pending.born = tid
         self.clone(pending.name.decode(), parent, time, args, tid, 0)
 
-    def ended(self, thread: Thread, time: int, status: int) -> None:
+    def ended(self, thread: StraceThread, time: int, status: int) -> None:
         """Handle the end of a thread."""
         session = self.session
         session.abandon(thread, UNFINISHED)
@@ -168,7 +170,7 @@ class Spawning:
         session.threads.pop(thread.key, None)
         thread.end()
 
-    def mode(self, thread: Thread, time: int, narrow: bool) -> None:
+    def mode(self, thread: StraceThread, time: int, narrow: bool) -> None:
         """Handle a switch of the process to 32-bit code, or back to 64-bit code."""
         process = thread.process
         if process.narrow == narrow:
