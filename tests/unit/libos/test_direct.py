@@ -3,6 +3,7 @@ gramine-direct, which were counted while the logs were written."""
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,26 @@ def test_mappings_follow_writes_to_their_file(tmp_path: Path) -> None:
     enclave = compare(trace, ["every-call", "laconic"], load()).strategies
     assert enclave["every-call"].by_call[WRITE].high.emodpr == 3 * 2 + 2
     assert enclave["laconic"].by_call[WRITE].high.emodpr == 0
+
+
+@pytest.mark.parametrize(
+    ("shown", "other"),
+    [
+        (b"ftruncate(3, 0x1000) = 0x0", b'truncate("vmatest.dat", 0x1000) = 0x0'),
+        (b"ftruncate(3, 0x1000) = 0x0", b'open("vmatest.dat", O_WRONLY|O_TRUNC, 0000) = 0x5'),
+        (b"pwrite64(3, 0x1a30dfaf8010, 0x1, 0x0) = 0x1", b"sendfile(3, 4, 0, 0x10) = 0x1"),
+    ],
+)
+def test_other_calls_that_write_to_a_mapped_file(
+    tmp_path: Path, shown: bytes, other: bytes
+) -> None:
+    """Gramine does the same for them (generic_truncate and fs_ops->write)."""
+    text = gzip.decompress((REAL / "vmatest.log.gz").read_bytes())
+    assert text.count(shown) == 1
+    trace, _ = take(tmp_path, text.replace(shown, other), files(tmp_path))
+    calls = compare_direct(trace, ["every-call"], Settings()).strategies["every-call"]
+    protects = 4 if b"O_TRUNC" in other else 5  # of a file of 0 bytes, no page is valid
+    assert (calls[WRITE].mmap, calls[WRITE].munmap, calls[WRITE].mprotect) == (0, 0, protects)
 
 
 def test_a_verified_strategy_hears_of_writes_too(tmp_path: Path) -> None:

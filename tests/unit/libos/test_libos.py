@@ -262,12 +262,14 @@ def test_dontneed_goes_on_after_a_hole() -> None:
 
 @pytest.mark.parametrize(
     "advice",
-    [f.MADV_DONTFORK, f.MADV_DOFORK, f.MADV_WIPEONFORK, f.MADV_KEEPONFORK, f.MADV_DONTDUMP,
-     f.MADV_DODUMP],
+    [f.MADV_DONTFORK, f.MADV_DOFORK, f.MADV_WIPEONFORK, f.MADV_KEEPONFORK, f.MADV_HWPOISON,
+     f.MADV_DONTDUMP, f.MADV_DODUMP, f.MADV_REMOVE],
 )  # fmt: skip
-def test_advice_that_is_enosys_does_nothing(advice: int) -> None:
+@pytest.mark.parametrize("sharing", [f.MAP_PRIVATE, f.MAP_SHARED])
+def test_advice_that_is_enosys_does_nothing(advice: int, sharing: int) -> None:
+    """Linux permits MADV_REMOVE only for shared memory."""
     p = Program(EveryCall)
-    p.map(BASE, 4, RW)
+    p.call("mmap", BASE, 4 * PAGE, RW, sharing | f.MAP_ANONYMOUS | f.MAP_FIXED, -1, 0)
     p.anew().call("madvise", BASE, 4 * PAGE, advice)
     assert p.counts == Counts()
 

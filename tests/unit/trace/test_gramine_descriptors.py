@@ -28,7 +28,8 @@ def test_access_is_that_of_the_open(name: bytes, arguments: bytes, access: int) 
 def test_size_of_a_file_that_the_program_makes() -> None:
     """Duplicated and inherited descriptors share the position."""
     files, descriptors = FileCalls(), Descriptors()
-    assert files.call(descriptors, b"open", b'"a", O_RDWR|O_CREAT|O_TRUNC, 0600', 3) is None
+    opened = files.call(descriptors, b"open", b'"a", O_RDWR|O_CREAT|O_TRUNC, 0600', 3)
+    assert opened == FileWrite(b"a", 0, True)
     assert files.call(descriptors, b"write", b"3, 0x1000, 0x64", 100) == FileWrite(b"a", 100, False)
     files.call(descriptors, b"dup2", b"3, 7", 7)
     child = descriptors.copy()
@@ -42,6 +43,31 @@ def test_size_of_a_file_that_the_program_makes() -> None:
     assert files.sizes[b"a"] == 4097
     assert files.call(descriptors, b"ftruncate", b"3, 0x10", 0) == FileWrite(b"a", 16, True)
     assert files.sizes[b"a"] == 16
+    assert files.call(descriptors, b"truncate", b'"a", 0x20', 0) == FileWrite(b"a", 32, True)
+    assert files.sizes[b"a"] == 32
+
+
+def test_sendfile_writes_at_the_position_of_its_target() -> None:
+    """Without an offset, it reads at the position of its source, and moves it. `1` is a terminal
+    that the log does not show to be opened."""
+    files, descriptors = FileCalls(), Descriptors()
+    files.call(descriptors, b"open", b'"from", O_RDWR, 0000', 3)
+    files.call(descriptors, b"open", b'"to", O_WRONLY|O_TRUNC, 0600', 4)
+    assert files.call(descriptors, b"sendfile", b"4, 3, 0, 0x100", 96) == FileWrite(
+        b"to", 96, False
+    )
+    offset = files.call(descriptors, b"sendfile", b"4, 3, 0x7ffc10, 0x100", 8)
+    assert offset == FileWrite(b"to", 104, False)
+    assert files.call(descriptors, b"write", b"3, 0x1000, 0x4", 4) == FileWrite(b"from", 100, False)
+    assert files.call(descriptors, b"sendfile", b"4, 3, 0, 0x100", 0) is None
+    assert files.call(descriptors, b"sendfile", b"1, 3, 0, 0x100", 96) is None
+    assert files.sizes == {b"to": 104}
+
+
+def test_only_an_open_for_writing_truncates() -> None:
+    files, descriptors = FileCalls(), Descriptors()
+    assert files.call(descriptors, b"open", b'"a", O_RDONLY|O_TRUNC, 0000', 3) is None
+    assert files.call(descriptors, b"creat", b'"a", 0600', 3) == FileWrite(b"a", 0, True)
 
 
 def test_a_file_that_appends_is_written_at_its_end() -> None:

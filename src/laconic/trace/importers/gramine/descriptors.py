@@ -54,8 +54,10 @@ class FileCalls:
         """Follow a call that succeeded with `result`; return what it wrote. Raises ValueError if
         the text is not a list of the call's arguments. O(1)."""
         if name in (b"open", b"openat", b"creat"):
-            self._open(descriptors, name, text, result)
-            return None
+            return self._open(descriptors, name, text, result)
+        if name == b"truncate":
+            path, rest = string(text.lstrip())
+            return self._truncate(path, int(rest, 0))
         arguments = text.split(b",")
         fd = int(arguments[0], 0)
         if name == b"close":
@@ -73,16 +75,18 @@ class FileCalls:
             if opened.position is not None:
                 opened.position += result
         elif name == b"ftruncate":
-            size = int(arguments[1], 0)
-            self._set_size(opened.path, size)
-            return FileWrite(opened.path, size, truncated=True)
+            return self._truncate(opened.path, int(arguments[1], 0))
         elif name == b"pwrite64":
             return self._wrote(opened, int(arguments[3], 0) + result)
         elif name == b"write" or name == b"writev":
             return self._write(opened, result)
+        elif name == b"sendfile":
+            return self._sendfile(descriptors, arguments, opened, result)
         return None
 
-    def _open(self, descriptors: Descriptors, name: bytes, text: bytes, fd: int) -> None:
+    def _open(
+        self, descriptors: Descriptors, name: bytes, text: bytes, fd: int
+    ) -> FileWrite | None:
         folder = b""
         if name == b"openat":
             at, _, text = text.partition(b",")
@@ -95,9 +99,24 @@ class FileCalls:
         if name == b"creat":
             flags = [b"O_WRONLY", b"O_TRUNC"]
         access = next((_ACCESS[flag] for flag in flags if flag in _ACCESS), READABLE | WRITABLE)
-        if b"O_TRUNC" in flags:
-            self._set_size(path, 0)
         _set(descriptors, fd, Description(path, access, b"O_APPEND" in flags))
+        # dentry_open (libos_namei.c) truncates only what is opened for writing.
+        if b"O_TRUNC" in flags and access & WRITABLE:
+            return self._truncate(path, 0)
+        return None
+
+    def _truncate(self, path: bytes, size: int) -> FileWrite:
+        self._set_size(path, size)
+        return FileWrite(path, size, truncated=True)
+
+    def _sendfile(
+        self, descriptors: Descriptors, arguments: list[bytes], opened: Description, count: int
+    ) -> FileWrite | None:
+        # Without an offset, the source is read at its position. Nothing is written at its end.
+        source = descriptors.get(int(arguments[1], 0))
+        if source is not None and source.position is not None and not int(arguments[2], 0):
+            source.position += count
+        return self._write(opened, count) if count else None
 
     def _write(self, opened: Description, count: int) -> FileWrite:
         if opened.appends:

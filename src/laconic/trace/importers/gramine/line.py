@@ -138,7 +138,8 @@ PROCESS = {b"clone", b"fork", b"vfork", b"execve"}
 #: Calls that show the files of descriptors, and writes to files.
 FILES = {
     *(b"open", b"openat", b"creat", b"close", b"dup", b"dup2", b"dup3", b"fcntl"),
-    *(b"read", b"readv", b"lseek", b"write", b"writev", b"pwrite64", b"ftruncate"),
+    *(b"read", b"readv", b"lseek", b"write", b"writev", b"pwrite64", b"sendfile"),
+    *(b"truncate", b"ftruncate"),
 }
 
 # Times
