@@ -46,6 +46,7 @@ from laconic.strategies import (
 )
 from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import TraceReader, location
+from laconic.trace.schema import FILE_SIZES
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
 
@@ -123,7 +124,8 @@ class Compared(Table):
     the data that is missing before the trace's end. `findings`: of `Model.verify`, by strategy;
     those that are not strict have none. `measured`: what SGX hardware counted while the traced
     program ran. `exceeded`: options of the manifest that limit programs to less than they needed,
-    with the maximum that one needed (bytes).
+    with the maximum that one needed (bytes). `unsized`: the source of the trace did not have the
+    sizes of all mapped files.
     """
 
     strategies: dict[str, Figures]
@@ -139,6 +141,7 @@ class Compared(Table):
     findings: dict[str, Findings] = field(default_factory=dict)
     measured: list[Measured] = field(default_factory=list)
     exceeded: dict[str, int] = field(default_factory=dict)
+    unsized: bool = False
 
     def table_columns(self) -> dict[str, str]:
         """Return the columns: the cycles, the ratio of cycles to every-call's (null if it was not
@@ -279,6 +282,7 @@ def compare(
         found,
         first.measured,
         _exceeded(book for books in cases.values() for book in books.values()),
+        first.unsized,
     )
 
 
@@ -307,13 +311,15 @@ def compare_host_calls(
 @dataclass(frozen=True, slots=True)
 class Direct:
     """The system calls of gramine-direct. `strategies`: by the strategy's name, the work for each
-    call, and the work without one: load, fork, exec, thread, stack growth."""
+    call, and the work without one: load, fork, exec, thread, stack growth. `unsized` is that of
+    `Compared`."""
 
     strategies: dict[str, dict[str, SystemCalls]]
     calls: int
     processes: int
     events: int
     lost: list[str]
+    unsized: bool
 
 
 def compare_direct(
@@ -340,11 +346,20 @@ def compare_direct(
             assert isinstance(counts, SystemCalls)
             calls.setdefault(str(call), SystemCalls()).add_calls(counts)
     return Direct(
-        found, engine.ledger.calls, engine.ledger.processes, engine.number + 1, engine.losses
+        found,
+        engine.ledger.calls,
+        engine.ledger.processes,
+        engine.number + 1,
+        engine.losses,
+        _is_unsized(engine),
     )
 
 
 # Replays
+
+
+def _is_unsized(engine: Replay) -> bool:
+    return FILE_SIZES in engine.end.get("unknown", ())
 
 
 def _is_long(trace: TraceReader) -> bool:
@@ -387,6 +402,7 @@ class _Part(NamedTuple):
     findings: dict[str, Findings]
     loss: str | None
     measured: list[Measured]
+    unsized: bool
 
 
 class _Task(NamedTuple):
@@ -457,6 +473,7 @@ def _replay(trace: TraceReader, task: _Task, progress: Progress) -> _Part:
         {name: report.findings() for name, report in reports.items()},
         trace.loss,
         engine.measured,
+        _is_unsized(engine),
     )
 
 

@@ -94,6 +94,7 @@ def as_json(ablation: Ablation) -> Json:
         "notes": [ORDER]
         + [SUMS] * (len(ablation.compared) > 1)
         + [compare.RANGED] * ranged
+        + [compare.UNSIZED] * any(compared.unsized for compared in ablation.compared)
         + _programs(ablation)
         + _loss(ablation)
         + sorted(limits),

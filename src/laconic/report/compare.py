@@ -53,6 +53,12 @@ RANGED = (
     "the trace does not say which pages were touched (a log never does for certain): each figure "
     "is a range, from no page touched to every page touched while it was accessible"
 )
+#: The note on a log that was imported without the files that the program mapped.
+UNSIZED = (
+    "the log does not have the sizes of all mapped files, and no mapping is assumed to reach past "
+    "the end of such a file. Gramine makes more host calls for mappings that do, so the counts of "
+    "every-call and skip-equal are too low. Import the log again with --root DIR to read the sizes"
+)
 #: The note on a selection that divides processes.
 SELECTED = (
     "of the selection, the calls and the first touches of the pages that they mapped count; load, "
@@ -85,7 +91,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
     `epc_pages`: the size of an EPC with which the peaks are compared.
     """
     found, profile = compared.strategies, compared.profile
-    notes = [RANGED] if compared.ranged else []
+    notes = [RANGED] * compared.ranged + [UNSIZED] * compared.unsized
     if compared.unseen:
         notes.append(f"{compared.unseen:,} pages could not be looked at, and count as untouched")
     notes += [
@@ -243,7 +249,7 @@ def direct_as_json(compared: Direct) -> Json:
                 name in calls and calls[name].system_calls for calls in compared.strategies.values()
             )
         },
-        "notes": [DIRECT],
+        "notes": [DIRECT] + [UNSIZED] * compared.unsized,
     }
 
 

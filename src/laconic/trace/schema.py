@@ -152,6 +152,9 @@ OTHER_EVENTS: Final = (
     "leave",
     "written",
 )
+#: An entry of `unknown`, a list of what the trace's source does not record: in `about`, and in the
+#: JSON of the `end` row.
+FILE_SIZES: Final = "sizes of files"
 EVENTS: Final = (
     *MEMORY_EVENTS,
     *(f"?{i}" for i in range(len(MEMORY_EVENTS), 64)),

@@ -11,11 +11,14 @@ import pytest
 from laconic.analysis.compare import Model, compare, compare_direct
 from laconic.errors import LaconicError
 from laconic.libos.settings import Settings
+from laconic.memory.flags import PROT_EXEC, PROT_READ, PROT_WRITE
 from laconic.replay.enclaves import AROUND, EXEC, FORK, LOAD, WRITE
-from laconic.report.compare import as_text, direct_as_json
+from laconic.report.compare import UNSIZED, as_json, as_text, direct_as_json
 from laconic.sgx.costs import load
 from laconic.trace.reader import TraceReader
-from tests.helpers.gramlogs import REAL, rootfs, take
+from tests.helpers.gramine_vectors import InitialVma
+from tests.helpers.gramine_vectors import calls as vector_items
+from tests.helpers.gramlogs import REAL, elf, rootfs, take
 
 #: The files that the programs of the logs map, and their sizes in bytes.
 SIZES = {
@@ -54,6 +57,35 @@ def test_a_shell_stores_eight_checkpoints_and_executes_five_programs(tmp_path: P
     assert loaded.ioctls == 6 * (10 + 1) + 1
     trackers = loaded.eaug - (6 * 557 + 1)
     assert 0 < trackers < 6 * 4
+
+
+def make_program(path: Path, kind: int, number: int) -> None:
+    """An ELF file with the segments that a file of the vectors' hello has in memory."""
+    vmas = [
+        item
+        for item in vector_items("hello")
+        if isinstance(item, InitialVma) and item.file == number
+    ]
+    base = vmas[0].start
+    flags = {PROT_READ: 4, PROT_READ | PROT_EXEC: 5, PROT_READ | PROT_WRITE: 6}
+    segments = [
+        (flags[vma.prot], vma.start - base, vma.start - base, size, size)
+        for vma in vmas
+        for size in [vma.end - vma.start]
+    ]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(elf(kind, segments))
+
+
+def test_the_load_of_hello(tmp_path: Path) -> None:
+    """hello.log: 10 Allocs of 124 pages and 20 Protects. One page more has the tracker's bits for
+    the 128 MiB that contain them all; Gramine's stubs, which were counted, had it before."""
+    root = tmp_path / "root"
+    make_program(root / "home/user/gramine/w/hello", 3, 1)
+    make_program(root / "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", 3, 2)
+    trace, _ = take(tmp_path, REAL / "hello.log.gz", root)
+    loaded = compare(trace, ["every-call"], load()).strategies["every-call"].by_call[LOAD].high
+    assert (loaded.ioctls, loaded.emodpr, loaded.eaug) == (21, 194, 124 + 1)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +145,25 @@ def test_a_verified_strategy_hears_of_writes_too(tmp_path: Path) -> None:
         (one,), (other,) = plain.values(), checked.values()
         assert one.by_call[WRITE].high == other.by_call[WRITE].high
         assert one.by_call.keys() == other.by_call.keys()
+
+
+def test_unknown_file_sizes_are_noted(tmp_path: Path) -> None:
+    """Without them, no mapping reaches past its file's end: Gramine's Protect of the pages there,
+    and its second read, are missing."""
+    found = []
+    for root in (None, files(tmp_path)):
+        trace, report = take(tmp_path, REAL / "pyjson.log.gz", root)
+        assert ("sizes of files" in report.unknown) == (root is None)
+        enclaves = compare(trace, ["every-call", "skip-equal"], load())
+        direct = compare_direct(trace, ["every-call"], Settings())
+        assert (UNSIZED in as_json(enclaves)["notes"]) == (root is None)
+        assert (UNSIZED in direct_as_json(direct)["notes"]) == (root is None)
+        calls = enclaves.strategies["every-call"].by_call["mmap"].high
+        mprotects = direct.strategies["every-call"]["mmap"].mprotect
+        found.append((calls.host_calls, calls.ioctls, mprotects))
+    protects, reads = 4, 11
+    host_calls, ioctls, mprotects = found[0]
+    assert found[1] == (host_calls + protects + reads, ioctls + protects, mprotects + protects)
 
 
 def test_skip_equal_saves_what_a_patched_gramine_saved(tmp_path: Path) -> None:

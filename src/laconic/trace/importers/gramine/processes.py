@@ -17,7 +17,17 @@ from laconic.trace.importers.gramine.start import Mounts, ProgramStart, StartVma
 from laconic.trace.importers.importing import Import, check, lost
 from laconic.trace.importers.pathfiles import PathFiles
 from laconic.trace.possible import impossible_call
-from laconic.trace.schema import ADOPTED, BATCH, CHOSEN, CODES, NO_RESULT, UNFINISHED, Row, make_row
+from laconic.trace.schema import (
+    ADOPTED,
+    BATCH,
+    CHOSEN,
+    CODES,
+    FILE_SIZES,
+    NO_RESULT,
+    UNFINISHED,
+    Row,
+    make_row,
+)
 from laconic.trace.sysroot import HostFile, Sysroot
 from laconic.trace.writer import TraceWriter
 
@@ -385,7 +395,7 @@ class GramineProcesses:
                 f"the segments of {paths} are not in the log: --root DIR reads them from the files"
             )
         if self._files.unsized:
-            report.doubt("sizes of files")
+            report.doubt(FILE_SIZES)
 
     def flush(self) -> None:
         """Write rows if there are enough. Rows of calls in progress are waited for, within
