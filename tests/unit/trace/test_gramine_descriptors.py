@@ -93,3 +93,36 @@ def test_descriptors_that_are_closed_or_unknown_write_nothing() -> None:
     assert files.call(descriptors, b"ftruncate", b"9, 0x8", 0) is None
     with pytest.raises(ValueError, match="x"):
         files.call(descriptors, b"write", b"x, 0x1000, 0x8", 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (b"truncate", b'"a"'),
+        (b"ftruncate", b"3"),
+        (b"pwrite64", b"3, 0x1000, 0x8"),
+        (b"sendfile", b"3, 4"),
+    ],
+)
+def test_missing_arguments_are_an_error(name: bytes, arguments: bytes) -> None:
+    files, descriptors = FileCalls(), Descriptors()
+    files.call(descriptors, b"open", b'"a", O_RDWR, 0000', 3)
+    files.call(descriptors, b"dup", b"3", 4)
+    with pytest.raises(ValueError, match="invalid literal"):
+        files.call(descriptors, name, arguments, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (b"truncate", b'"a", -5'),
+        (b"ftruncate", b"3, 0x8000000000000000"),
+        (b"pwrite64", b"3, 0x1000, 0x8, 0x7fffffffffffffff"),
+    ],
+)
+def test_impossible_sizes_are_an_error(name: bytes, arguments: bytes) -> None:
+    files, descriptors = FileCalls(), Descriptors()
+    files.call(descriptors, b"open", b'"a", O_RDWR|O_TRUNC, 0000', 3)
+    with pytest.raises(ValueError, match="a file of"):
+        files.call(descriptors, name, arguments, 8)
+    assert files.sizes == {b"a": 0}

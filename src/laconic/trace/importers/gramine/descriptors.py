@@ -58,7 +58,8 @@ class FileCalls:
         if name == b"truncate":
             path, rest = string(text.lstrip())
             return self._truncate(path, int(rest, 0))
-        arguments = text.split(b",")
+        # A missing argument is empty, and is not a number.
+        arguments = [*text.split(b","), b"", b"", b""]
         fd = int(arguments[0], 0)
         if name == b"close":
             descriptors.pop(fd, None)
@@ -106,6 +107,7 @@ class FileCalls:
         return None
 
     def _truncate(self, path: bytes, size: int) -> FileWrite:
+        _check(size)
         self._set_size(path, size)
         return FileWrite(path, size, truncated=True)
 
@@ -127,6 +129,7 @@ class FileCalls:
         return self._wrote(opened, opened.position)
 
     def _wrote(self, opened: Description, end: int) -> FileWrite:
+        _check(end)
         # A write does not reveal the size of a file that the log has not shown before.
         known = self.sizes.get(opened.path)
         if known is not None:
@@ -136,6 +139,12 @@ class FileCalls:
     def _set_size(self, path: bytes, size: int) -> None:
         if path in self.sizes or len(self.sizes) < _MANY:
             self.sizes[path] = size
+
+
+def _check(size: int) -> None:
+    # Raise ValueError for a size that loff_t cannot have.
+    if not 0 <= size < 1 << 63:
+        raise ValueError(f"a file of {size} bytes")
 
 
 def _set(descriptors: Descriptors, fd: int, opened: Description | None) -> None:
