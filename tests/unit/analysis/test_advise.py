@@ -298,6 +298,7 @@ class TestManifest:
         assert exinfo.line == "sgx.use_exinfo = false"
         assert "does not help this program as it is" in exinfo.why
         assert exinfo.figures["prot_none_without_noreserve"] == 64 * MIB
+        assert "prog (process 100) reserves 64.0 MiB PROT_NONE at most" in exinfo.why
 
 
 class TestTraces:

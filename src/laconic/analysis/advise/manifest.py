@@ -334,13 +334,18 @@ def _brk(figures: AdviceFigures, heap: int) -> Advice:
 def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     lazy = figures.total(lambda image: image.lazy_pages)
     low, high = figures.lazy_touched
-    closed = figures.most(lambda image: image.peak_unlazy_closed)
+    closed, reserver = figures.largest(lambda image: image.peak_unlazy_closed)
     saves = bool(lazy and edmm.figures["value"])
     # HotSpot's null checks and safepoints are page faults that it handles; without EXINFO Gramine
     # ends the process.
     jvm = any(name.startswith("libjvm.so") for image in figures.images for name in image.files)
     costs = [figures.costs[name].cycles for name in (EAGER, TODAY)]
-    why = list(_lazily(lazy, low, high, closed, costs if saves else None))
+    why = list(_lazily(lazy, low, high, costs if saves else None))
+    if closed:
+        why.append(
+            f"{reserver} reserves {shown_size(closed)} PROT_NONE at most without MAP_NORESERVE: "
+            "with EDMM Gramine commits all of that at once, unless the program adds the flag"
+        )
     if jvm:
         why.append(
             "the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault "
@@ -361,7 +366,7 @@ def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     )
 
 
-def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | None) -> Iterator[str]:
+def _lazily(lazy: int, low: int, high: int, costs: list[Span] | None) -> Iterator[str]:
     if lazy:
         touches = (
             plural(low, "first touch", "first touches")
@@ -380,9 +385,4 @@ def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | Non
         yield (
             "nothing is mapped MAP_NORESERVE, so lazy allocation does not help this program as it "
             "is"
-        )
-    if closed:
-        yield (
-            f"{shown_size(closed)} PROT_NONE at most are reserved without MAP_NORESERVE: with EDMM "
-            "Gramine commits all of that at once, unless the program adds the flag"
         )
