@@ -55,6 +55,9 @@ def as_json(ablation: Ablation) -> Json:
         for compared in ablation.compared
         for option, size in sorted(compared.exceeded.items())
     }
+    impossible = {
+        note for compared in ablation.compared for note in compare.no_start_notes(compared, [BASE])
+    }
     verify: Json = {}
     for compared in ablation.compared:
         for name, findings in compared.findings.items():
@@ -96,7 +99,8 @@ def as_json(ablation: Ablation) -> Json:
         + [compare.RANGED] * ranged
         + _programs(ablation)
         + _loss(ablation)
-        + sorted(limits),
+        + sorted(limits)
+        + sorted(impossible),
     }
 
 
