@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -12,6 +14,7 @@ from benchmarks.builds import COMPILED, PURE, measured
 from benchmarks.machine import table
 from benchmarks.operations import MIXES, Recorder
 from benchmarks.replaying import one_block, protection, write
+from benchmarks.symbols import measure
 from laconic.analysis.compare import BOUND, compare
 from laconic.replay.engine import Replay
 from laconic.sgx.costs import DEFAULT, load
@@ -23,14 +26,16 @@ from laconic.trace.reader import TraceReader
 TIMES, MOST = 28, 5.0
 #: The same for the compiled build, in one process.
 MOST_COMPILED = 3.5
+#: How much more memory a trace of twice the length may take.
+MOST_MEMORY = 1.1
 ALONE, USUAL = "all strategies and the bound, one process", "as `laconic compare` does it"
 _MIXES: tuple[Callable[[Recorder, Random], None], ...] = (protection, one_block, *MIXES.values())
 
 
-def _all(call: Recorder, random: Random) -> None:
+def _all(times: int, call: Recorder, random: Random) -> None:
     # Some mixes go on until so many calls are recorded: each begins with none.
     steps = call.steps
-    for _ in range(TIMES):
+    for _ in range(times):
         for mix in _MIXES:
             call.steps = []
             mix(call, random)
@@ -59,8 +64,10 @@ def seconds(path: str) -> dict[str, float]:
 def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
     """The section of the page, and what must hold."""
     with tempfile.TemporaryDirectory() as directory:
-        path = str(Path(directory) / "million.trace")
-        calls = write(path, _all)
+        path, half = (str(Path(directory) / name) for name in ("million.trace", "half.trace"))
+        calls = write(path, partial(_all, TIMES))
+        fewer = write(half, partial(_all, TIMES // 2))
+        memory = [measure(["compare", "-j", "1", each], os.environ)[1] for each in (half, path)]
         builds = measured(seconds, path)
     pure, fast = builds[PURE], builds[COMPILED]
     rows = []
@@ -71,6 +78,10 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
         rows.append([*row, f"{fast[what] / slow:.2f}"])
     head = ["", "seconds", "÷ replay", "compiled", "÷ its replay", "compiled ÷ pure"]
     text = f"{calls:,} calls of all mixes.\n\n" + table(head, rows)
+    sizes = [
+        [f"{count:,}", f"{size:.0f}"] for count, size in zip((fewer, calls), memory, strict=True)
+    ]
+    text += "\n\n" + table(["calls", "MB that compare takes"], sizes)
     return {"comparing": text}, [
         ("compare / replay, a million calls", pure[USUAL] / pure["replay"], MOST),
         (
@@ -78,4 +89,5 @@ def report() -> tuple[dict[str, str], list[tuple[str, float, float]]]:
             fast[ALONE] / fast["replay"],
             MOST_COMPILED,
         ),
+        ("MB of compare, a million calls ÷ half a million", memory[1] / memory[0], MOST_MEMORY),
     ]

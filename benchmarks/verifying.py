@@ -88,7 +88,7 @@ NODE = (
 PYTHON = "import json; [json.dumps([bytearray(9).hex()] * 4000) for _ in range(1500)]"
 #: what → (the program's arguments, how many times strace's time it may take at most)
 MANY = {
-    "random mprotects, 60,000 VMAs": (("random", "60000", "20000"), 2.0),
+    "random mprotects, 60,000 VMAs": (("random", "60000", "20000"), 1 / 0.6),
     "forks, 2,000 VMAs": (("forks", "2000", "200"), 1 / 0.7),
     "refused mmaps, 5,000 VMAs": (("refused", "5000", "2000"), 2.0),
 }

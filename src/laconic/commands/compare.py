@@ -366,11 +366,11 @@ def _names(text: str, host: str) -> list[str]:
 def _settings(manifest: str | None) -> tuple[Settings, bool]:
     # Return the manifest's settings, and whether it enables EDMM; without a manifest, Gramine with
     # EDMM.
-    from laconic.libos.settings import DEFAULTS, read_manifest_and_edmm
+    from laconic.libos.settings import DEFAULTS, read_manifest
 
     if manifest is None:
         return DEFAULTS, True
-    return read_manifest_and_edmm(input_path(manifest))
+    return read_manifest(input_path(manifest))
 
 
 def epc_pages(text: str) -> int:

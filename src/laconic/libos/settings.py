@@ -44,18 +44,13 @@ class Settings(NamedTuple):
 DEFAULTS: Final = Settings()
 
 
-def read_manifest(path: str) -> Settings:
-    """Return the settings that the manifest at `path` states, with Gramine's defaults for others.
+def read_manifest(path: str) -> tuple[Settings, bool]:
+    """Return the settings that the manifest at `path` states, with Gramine's defaults for others,
+    and whether it enables EDMM, which is off by default.
 
     A template is accepted if it is valid TOML. Raises LaconicError if the file cannot be read, is
     not TOML, or has an option with an invalid value.
     """
-    return read_manifest_and_edmm(path)[0]
-
-
-def read_manifest_and_edmm(path: str) -> tuple[Settings, bool]:
-    """Return the settings, like `read_manifest`, and whether the manifest enables EDMM, which is
-    off by default. Raises LaconicError, like `read_manifest`."""
     manifest = _load(path)
     settings = Settings(
         _size(path, manifest, STACK_SIZE, DEFAULTS.stack_size),

@@ -32,6 +32,10 @@ class ChangeKind(IntFlag):
     #: record these, so they always need a host call.
     ADVISE = 128
 
+    def __str__(self) -> str:
+        """Return the names of the kinds, joined by `|`; `Change.kind` is the number."""
+        return kind_names(int(self))
+
 
 # Plain integers, because an operator of IntFlag costs half a microsecond, and every memory call
 # uses several.

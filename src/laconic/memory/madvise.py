@@ -144,6 +144,8 @@ def madvise(
         return Outcome(-ENOMEM, ask=advice not in FLAG_ADVICE and advice != MADV_DONTNEED)
     if advice in FLAG_ADVICE:
         return _advise_flags(space, start, end, advice)
+    if advice == MADV_GUARD_INSTALL:
+        space.guarded = True
     kind = ZERO if advice in DISCARDS else ADVISE
     changes = [
         Change(kind, begin, stop, vma, vma)

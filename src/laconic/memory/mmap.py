@@ -210,7 +210,10 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     changes: tuple[Change, ...] = (new(Change, (MAP, address, end, vma, None, None)),)
     if flags & MAP_FIXED:
         whole = (
-            populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
+            populates(flags)
+            or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB)
+            or space.opaque
+            or space.guarded
         )
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
         if overlaid is None:

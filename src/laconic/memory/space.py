@@ -40,7 +40,8 @@ class AddressSpace:
     contents may come from a source that the bookkeeping does not see (userfaultfd), so a mapping
     over equal attributes always changes something. `locks_miscounted`: the kernel may count more
     locked pages than the VMAs show, because mremap with MREMAP_DONTUNMAP has unlocked pages without
-    subtracting them (dontunmap_complete in mm/mremap.c).
+    subtracting them (dontunmap_complete in mm/mremap.c). `guarded`: after MADV_GUARD_INSTALL, VMAs
+    may have VM_MAYBE_GUARD, which the bookkeeping does not record, and which a new mapping lacks.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class AddressSpace:
         "brk",
         "data_size",
         "def_flags",
+        "guarded",
         "layout",
         "locks_miscounted",
         "mdwe",
@@ -64,6 +66,7 @@ class AddressSpace:
         self.start_brk = self.brk = start_brk
         self.data_size = 0
         self.def_flags = 0
+        self.guarded = False
         self.locks_miscounted = False
         self.mdwe = False
         self.mdwe_inherited = True
@@ -280,7 +283,7 @@ class AddressSpace:
         child = AddressSpace(self.layout.copy(), (), self.start_brk)
         child.brk, child.data_size, child.opaque = self.brk, self.data_size, self.opaque
         child.mdwe = self.mdwe and self.mdwe_inherited  # mmf_init_flags in include/linux/mm_types.h
-        child.merge_any = self.merge_any
+        child.guarded, child.merge_any = self.guarded, self.merge_any
         child.vmas = self.vmas.copy()
         if any(flags & (VM_DONTCOPY | VM_LOCKED_MASK) for flags in self.vmas.distinct(_flags)):
             child._drop_what_fork_drops()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from laconic.analysis.info import Contents
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
+from laconic.report.tables import plain_console
 
 if TYPE_CHECKING:
     from laconic.trace.reader import TraceReader
@@ -63,18 +64,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """Return the same for people; numbers are never truncated."""
     import io
 
-    from rich.console import Console
-
     out = io.StringIO()
-    console = Console(
-        file=out,
-        width=width,
-        force_terminal=False,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    console = plain_console(out, width, soft_wrap=True)
     _head(console, figures)
     _programs(console, figures)
     _calls(console, figures)

@@ -10,6 +10,7 @@ from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.memory.ledger import Ledger
+from laconic.report.tables import plain_console
 from laconic.trace.words import plural
 
 
@@ -96,13 +97,10 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """Return the table for people after a run; numbers are never truncated."""
     import io
 
-    from rich.console import Console
     from rich.table import Table
 
     out = io.StringIO()
-    console = Console(
-        file=out, width=width, force_terminal=False, highlight=False, emoji=False, markup=False
-    )
+    console = plain_console(out, width)
     calls, host_calls, elided = figures["calls"], figures["host_calls"], figures["elided"]
     trace = figures.get("trace", {})
     uncertain = trace.get("uncertain", {})

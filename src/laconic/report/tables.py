@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: A table's row: its label, and the figures of one strategy; None for a heading.
 Row = tuple[str, Mapping[str, Any] | None]
@@ -15,6 +19,22 @@ def between(low: float, high: float, form: str = ",", separator: str = " – ") 
     """Return a range of numbers; one number if both ends look alike."""
     first, last = f"{low:{form}}", f"{high:{form}}"
     return first if first == last else f"{first}{separator}{last}"
+
+
+def plain_console(out: io.StringIO, width: int, *, soft_wrap: bool = False) -> Console:
+    """Return a console that writes to `out` without colors, and leaves the text as it is."""
+    from rich.console import Console
+
+    return Console(
+        file=out,
+        width=width,
+        force_terminal=False,
+        color_system=None,
+        highlight=False,
+        emoji=False,
+        markup=False,
+        soft_wrap=soft_wrap,
+    )
 
 
 def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
@@ -44,9 +64,6 @@ def _widest(column: Iterable[str]) -> int:
 def _table(
     labels: Sequence[str], columns: Sequence[list[str]], first: int, width: int
 ) -> list[str]:
-    import io
-
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -62,14 +79,6 @@ def _table(
     for row in zip(labels[1:], *(column[1:] for column in columns), strict=True):
         table.add_row(*row)
     out = io.StringIO()
-    console = Console(
-        file=out,
-        width=max(width, first + sum(2 + _widest(column) for column in columns)),
-        force_terminal=False,
-        color_system=None,
-        highlight=False,
-        emoji=False,
-        markup=False,
-    )
+    console = plain_console(out, max(width, first + sum(2 + _widest(column) for column in columns)))
     console.print(table)
     return [line.rstrip() for line in out.getvalue().splitlines()]

@@ -90,22 +90,3 @@ def _assemble(lines: Iterable[_Line | str]) -> list[Instruction]:
 def pack_filter(program: Iterable[Instruction]) -> bytes:
     """Return the filter as an array of `struct sock_filter`."""
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-
-
-def run_filter(program: list[Instruction], arch: int, nr: int, argument: int = 0) -> int:
-    """Return the filter's result for one call: a BPF interpreter, for tests and for `doctor`."""
-    data = {_NR: nr, _ARCH: arch, _ARG0: argument & 0xFFFFFFFF}
-    accumulator = at = 0
-    while True:
-        operation, then, otherwise, operand = program[at]
-        at += 1
-        if operation == _RET:
-            return operand
-        if operation == _LD:
-            accumulator = data[operand]
-        else:
-            at += (
-                then
-                if (accumulator == operand if operation == _JEQ else accumulator >= operand)
-                else otherwise
-            )

@@ -358,6 +358,7 @@ class TestTogether:
             result = callers(replace(found, sites=order), by="module", sort=REDUNDANT)
             (caller,) = result.callers
             assert (caller.event, caller.redundant) == (first, 5)
+            assert caller.first == min(site.first for site in found.sites if site.redundant)
 
     def test_the_stack_shown_is_the_one_of_most(self, tmp_path: Path) -> None:
         trace = Run(tmp_path / "a.trace")

@@ -11,7 +11,7 @@ import pytest
 
 from laconic.errors import LaconicError
 from laconic.libos.gramine import VMA_INTERNAL
-from laconic.libos.settings import Settings, read_manifest, read_manifest_and_edmm
+from laconic.libos.settings import Settings, read_manifest
 from laconic.libos.slab import ALWAYS, AREA, FIRST, OBJECTS, VmaSlab, list_pages
 from laconic.libos.touches import Touches
 from laconic.memory import flags as f
@@ -360,13 +360,12 @@ def test_internal_vmas_are_not_the_programs() -> None:
 def test_the_manifests_options(tmp_path: Path) -> None:
     path = tmp_path / "hello.manifest"
     path.write_text('sys.stack.size = "8M"\nsys.brk.max_size = "1G"\n[sgx]\nmax_threads = 16\n')
-    assert read_manifest(str(path)) == Settings(8 << 20, 1 << 30, 16)
+    assert read_manifest(str(path)) == (Settings(8 << 20, 1 << 30, 16), False)
     path.write_text("loader.log_level = 'trace'\n")
-    assert read_manifest(str(path)) == Settings()
     assert Settings() == (256 << 10, 256 << 10, 4)
-    assert read_manifest_and_edmm(str(path)) == (Settings(), False)
+    assert read_manifest(str(path)) == (Settings(), False)
     path.write_text("sgx.edmm_enable = true\n")
-    assert read_manifest_and_edmm(str(path)) == (Settings(), True)
+    assert read_manifest(str(path)) == (Settings(), True)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from laconic.memory import flags as f
 from laconic.memory.change import MAP, Change, Outcome
+from laconic.memory.madvise import madvise
 from laconic.memory.mmap import (
     LSM_MMAP_MIN_ADDR,
     MAX_LFS_FILESIZE,
@@ -370,6 +371,15 @@ def test_equal_untouched_memory_is_nothing_unless_contents_may_come_from_elsewhe
     here.opaque = opaque
     outcome = mmap(here, at(0), 2 * PAGE, RW, FIXED | flags, None, 0, untouched=never_touched)
     assert changes(outcome) == after
+
+
+def test_after_a_guard_region_a_new_mapping_over_an_equal_one_reaches_the_host() -> None:
+    """Of the two, only the old one may have VM_MAYBE_GUARD, which smaps shows."""
+    here = space("ww.ww")
+    madvise(here, at(3), PAGE, f.MADV_GUARD_INSTALL)
+    for where in (here, here.fork()):
+        outcome = mmap(where, at(0), 2 * PAGE, RW, FIXED, None, 0, untouched=never_touched)
+        assert changes(outcome) == ["ZERO 0-2"]
 
 
 def test_execution_alone_is_passed_to_the_host_for_its_key() -> None:

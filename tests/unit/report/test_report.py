@@ -103,6 +103,9 @@ def test_host_calls_of_a_log_are_those_that_would_have_been_made() -> None:
     text = " ".join(summary.as_text(result, 80).split())
     assert ": 0 to 2 host calls would have been made" in text
     assert "1 to 3 elided (0.0 %)" in text
+    result["trace"]["uncertain"]["mprotect"] = 1
+    row = next(line for line in summary.as_text(result, 80).splitlines() if line[:8] == "mprotect")
+    assert " 0 to 1 " in row, "the host calls of one name are a range too"
 
 
 def test_the_check_shows_model_errors_first_and_fits() -> None:

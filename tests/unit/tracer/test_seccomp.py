@@ -14,9 +14,9 @@ from laconic.tracer.seccomp import (
     AUDIT_ARCH_X86_64,
     RET_ALLOW,
     RET_TRACE,
+    Instruction,
     build_filter,
     pack_filter,
-    run_filter,
 )
 from laconic.tracer.syscalls import (
     BY_FIRST_ARGUMENT,
@@ -29,6 +29,26 @@ from laconic.tracer.syscalls import (
 
 FILTER = build_filter()
 CONDITIONAL = {*BY_FIRST_ARGUMENT, PERSONALITY}
+#: Instructions, and offsets in struct seccomp_data (linux/bpf_common.h, linux/seccomp.h).
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+NUMBER, ARCHITECTURE, FIRST_ARGUMENT = 0, 4, 16
+
+
+def run_filter(program: list[Instruction], arch: int, nr: int, argument: int = 0) -> int:
+    """The filter's result for one call, by a BPF interpreter."""
+    data = {NUMBER: nr, ARCHITECTURE: arch, FIRST_ARGUMENT: argument & 0xFFFFFFFF}
+    accumulator = at = 0
+    while True:
+        operation, then, otherwise, operand = program[at]
+        at += 1
+        if operation == RETURN:
+            return operand
+        if operation == LOAD:
+            accumulator = data[operand]
+            continue
+        equal = operation == JUMP_IF_EQUAL
+        is_true = accumulator == operand if equal else accumulator >= operand
+        at += then if is_true else otherwise
 
 
 def test_stops_memory_and_process_calls_and_nothing_else() -> None:
