@@ -306,7 +306,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     where = _WHERE[figures["host"]]
     processes = figures["processes"]
     many = plural(processes, "process", "processes")
-    head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
+    head = f"laconic: {plural(figures['calls'], 'memory call')} in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
     peak = [_PEAK] if sgx2 else []
