@@ -55,6 +55,9 @@ def as_json(ablation: Ablation) -> Json:
         for compared in ablation.compared
         for option, size in sorted(compared.exceeded.items())
     }
+    impossible = {
+        note for compared in ablation.compared for note in compare.no_start_notes(compared, [BASE])
+    }
     verify: Json = {}
     for compared in ablation.compared:
         for name, findings in compared.findings.items():
@@ -97,7 +100,8 @@ def as_json(ablation: Ablation) -> Json:
         + [compare.UNSIZED] * any(compared.unsized for compared in ablation.compared)
         + _programs(ablation)
         + _loss(ablation)
-        + sorted(limits),
+        + sorted(limits)
+        + sorted(impossible),
     }
 
 

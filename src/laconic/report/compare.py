@@ -6,14 +6,17 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from laconic.analysis.advise.advice import shown_size
 from laconic.analysis.compare import BOUND, Compared, Direct, Figures, Span
 from laconic.libos.direct import SystemCalls
 from laconic.libos.settings import BRK_SIZE, STACK_SIZE, Settings
+from laconic.memory.flags import PAGE_SHIFT
 from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
 from laconic.replay.enclaves import AROUND
 from laconic.report import measured
 from laconic.report.tables import Row, between, tables
+from laconic.sgx.meter import ANY_MACHINE
 from laconic.trace.words import plural
 
 Json = dict[str, Any]
@@ -98,6 +101,7 @@ def as_json(compared: Compared, epc_pages: int | None = None) -> Json:
         limit_note(option, size, compared.model.settings)
         for option, size in sorted(compared.exceeded.items())
     ]
+    notes += no_start_notes(compared, found)
     over = [
         name for name, each in found.items() if epc_pages is not None and each.peak[1] > epc_pages
     ]
@@ -150,6 +154,25 @@ def limit_note(option: str, size: int, settings: Settings) -> str:
         f"FILE reads it). In Gramine {consequence}. The model serves the program anyway: the "
         "figures of every-call and skip-equal are those of a manifest that is large enough"
     )
+
+
+def no_start_notes(compared: Compared, names: Iterable[str]) -> list[str]:
+    """Return a note on those strategies of `names` that commit at least as much EPC at once as no
+    machine has, whichever pages were touched; no note if there are none."""
+    peaks = {name: compared.strategies[name].peak[0] << PAGE_SHIFT for name in names}
+    # The bound is not a strategy.
+    sizes = [
+        f"{name} ({shown_size(peak)})"
+        for name, peak in peaks.items()
+        if peak >= ANY_MACHINE and name != BOUND
+    ]
+    if not sizes:
+        return []
+    return [
+        f"a program cannot start, or cannot run to its end, under {', '.join(sizes)}: no machine "
+        "has so much EPC. These figures are those of an EPC that is large enough; laconic advise "
+        "names the mapping that is too large"
+    ]
 
 
 def _strategy(figures: Figures, found: Mapping[str, Figures]) -> Json:
@@ -289,7 +312,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     where = _WHERE[figures["host"]]
     processes = figures["processes"]
     many = plural(processes, "process", "processes")
-    head = f"laconic: {figures['calls']:,} memory calls in {many}, {where}"
+    head = f"laconic: {plural(figures['calls'], 'memory call')} in {many}, {where}"
     lines = _wrapped(head, width)
     rows: list[Row] = list(figures["strategies"].items())
     peak = [_PEAK] if sgx2 else []

@@ -17,6 +17,9 @@ from mypy_extensions import mypyc_attr
 
 from laconic.memory.flags import PAGE_SHIFT
 
+#: An EPC of this many bytes is more than any machine has: two sockets with 512 GiB each.
+ANY_MACHINE = 1 << 40
+
 
 @dataclass(slots=True)
 class Counts:

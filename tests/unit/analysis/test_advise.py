@@ -20,6 +20,7 @@ from laconic.memory.flags import VM_GROWSDOWN, VM_READ, VM_WRITE
 from laconic.report import advise as report
 from laconic.trace.schema import ADOPTED, GREW
 from tests.helpers.adviseprograms import (
+    ANONYMOUS,
     NONE,
     NORESERVE,
     PAGE,
@@ -27,6 +28,7 @@ from tests.helpers.adviseprograms import (
     RW,
     STACK_FLAGS,
     Program,
+    R,
     advised,
     arenas,
     hotspot,
@@ -90,6 +92,49 @@ class TestManifest:
         )
         assert "set innodb_buffer_pool_size_max of mariadbd" in size.why
         assert edmm.line == "sgx.edmm_enable = true" and "does not start as it is" in edmm.why
+
+    @pytest.mark.parametrize(
+        ("prot", "flags", "path", "text"),
+        [
+            (RW, ANONYMOUS, "", "maps 2.0 TiB at {:#x} without MAP_NORESERVE, which Gramine"),
+            (R, 2, "/data.mdb", "maps 2.0 TiB of data.mdb at {:#x}, which Gramine"),
+        ],
+    )
+    def test_a_mapping_larger_than_any_machine(
+        self, prot: int, flags: int, path: str, text: str, tmp_path: Path
+    ) -> None:
+        """Readable memory and files are committed at once too; it is reported although it is gone
+        at the end, and not subtracted twice."""
+        trace = Program(tmp_path)
+        start = BASE - (1 << 44)
+        trace.mmap(BASE, 100 * MIB, RW)
+        file = trace.file(path, size=2 << 40) if path else 0
+        for _ in range(2):
+            trace.mmap(start, 2 << 40, prot, flags, file)
+            trace.call("munmap", start, 2 << 40)
+        found = advised(trace.touched())
+        size, edmm = found["sgx.enclave_size"], found["sgx.edmm_enable"]
+        assert size.figures["peak_mapped"] == (2 << 40) + 100 * MIB
+        assert 100 * MIB < size.figures["need"] - size.figures["allowance"] < 102 * MIB
+        assert size.why.count("does not start as it is") == 1
+        assert text.format(start) in size.why
+        assert edmm.line == "sgx.edmm_enable = true" and "does not start as it is" in edmm.why
+
+    def test_what_a_program_opens_of_such_a_mapping_counts(self, tmp_path: Path) -> None:
+        """It is needed with a smaller mapping as well; a child inherits the rest."""
+        trace = Program(tmp_path)
+        start = BASE - (1 << 44)
+        trace.mmap(start, 8 << 40, NONE)
+        trace.call("mprotect", start, 200 * MIB, RW)
+        trace.row("clone", 17, result=200)
+        trace.row("munmap", start, 8 << 40, pid=200, result=0)
+        figures = measured(trace.touched())
+        parent, child = figures.images
+        assert (parent.peak_fitting, parent.forked_fitting) == (200 * MIB, 200 * MIB)
+        assert (child.peak_fitting, child.fitting, child.mapped) == (200 * MIB, 0, 0)
+        size = advised(str(tmp_path / "a.trace"))["sgx.enclave_size"]
+        assert size.line == 'sgx.enclave_size = "512M"'
+        assert size.why.count("does not start as it is") == 1
 
     def test_an_enclave_larger_than_any_machine_needs_edmm(self, tmp_path: Path) -> None:
         trace = Program(tmp_path)
@@ -298,6 +343,7 @@ class TestManifest:
         assert exinfo.line == "sgx.use_exinfo = false"
         assert "does not help this program as it is" in exinfo.why
         assert exinfo.figures["prot_none_without_noreserve"] == 64 * MIB
+        assert "prog (process 100) reserves 64.0 MiB PROT_NONE at most" in exinfo.why
 
 
 class TestTraces:

@@ -77,6 +77,7 @@ class TestAllocators:
             "growths": 120,
             "opened": opened,
         }
+        assert arena.why.startswith("prog (process 100) has 3 malloc arenas beside the heap")
         assert arena.line.splitlines() == [
             f'loader.env.{name} = "{value}"' for name, value in arena.env
         ]
@@ -147,6 +148,7 @@ class TestAllocators:
         if found:
             kept = found["MALLOC_MMAP_THRESHOLD_"]
             assert (kept.figures["shrinks"], kept.figures["pages"]) == (20, 20 * 224)
+            assert "prog (process 100) gave the heap back 20 times" in kept.why
             assert dict(kept.env)["MALLOC_TRIM_THRESHOLD_"] == str(2 * MIB)
 
     @pytest.mark.parametrize(
@@ -184,6 +186,30 @@ class TestAllocators:
                 ("MALLOC_TRIM_THRESHOLD_", str(4 * MIB)),
             )
             assert kept.heap == size
+            assert kept.why.startswith("prog (process 100) mapped and unmapped 17 blocks")
+
+    def test_sums_over_programs_name_the_largest_part(self, tmp_path: Path) -> None:
+        """And arenas those of the program that has most of them, and the one that opened most."""
+        trace = Program(tmp_path)
+        trace.library("libjemalloc.so.2")
+        trace.mmap(BASE + (1 << 36), MIB, RW)
+        for _ in range(10):
+            trace.call("madvise", BASE + (1 << 36), MIB, DONTNEED)
+        arenas(trace, 3, 1)
+        trace.program("/bin/other", ["other"])
+        trace.library("libjemalloc.so.2")
+        trace.mmap(BASE + (1 << 36), MIB, RW)
+        for _ in range(30):
+            trace.call("madvise", BASE + (1 << 36), MIB, DONTNEED)
+        arenas(trace, 2, 100)
+        found = settings(trace.touched())
+        conf, arena = found["MALLOC_CONF"], found["MALLOC_ARENA_MAX"]
+        assert conf.figures["discards"] == 40
+        assert conf.why.startswith("other (process 100) and 1 other program: jemalloc gave freed")
+        assert (arena.figures["arenas"], arena.figures["growths"]) == (3, 3)
+        opened = shown_size(2 * (0x21000 + 100 * PAGE))
+        assert arena.why.startswith("prog (process 100) has 3 malloc arenas")
+        assert f"in all (other (process 100) opened {opened})" in arena.why
 
     @pytest.mark.parametrize(
         ("library", "options"),
@@ -203,6 +229,7 @@ class TestAllocators:
         found = settings(trace.touched())
         assert set(found) == options
         assert all(each.figures["discards"] == 20 for each in found.values())
+        assert all(each.why.startswith("prog (process 100): ") for each in found.values())
 
     def test_an_allocator_that_gives_nothing_back(self, tmp_path: Path) -> None:
         trace = Program(tmp_path)
@@ -227,6 +254,7 @@ class TestAllocators:
             trace.call("mprotect", BASE + step * MIB, MIB, RW)
         delay = settings(trace.touched())["MIMALLOC_EAGER_COMMIT_DELAY"]
         assert delay.figures == {"opens": 20, "reserved": 64 * MIB}
+        assert delay.why.startswith("prog (process 100): mimalloc reserved 64.0 MiB")
 
 
 class TestRuntimes:
@@ -241,6 +269,7 @@ class TestRuntimes:
             "-XX:CompressedClassSpaceSize": "-XX:CompressedClassSpaceSize=16m",
         }
         assert found["-XX:+UseSerialGC"].figures["bitmaps"] == 2 * (6 << 30) // 64
+        assert all(each.why.startswith("java (process 100)") for each in found.values())
         assert found["-Xmx64m"].figures == {"reserved": 6 << 30, "used": 40 * MIB}
         assert found["-Xms64m"].figures == {"steps": 20, "opened": 160 * MIB}
         assert found["-XX:ReservedCodeCacheSize"].figures["used"] == MIB
@@ -348,6 +377,31 @@ class TestRuntimes:
         assert found["GODEBUG"].figures == {"discards": 18}
         assert found["GOMEMLIMIT"].env == (("GOMEMLIMIT", "128MiB"),)
 
+    def test_each_setting_follows_from_the_go_program_that_needs_most_of_it(
+        self, tmp_path: Path
+    ) -> None:
+        """A parent that maps most, a child with the largest heap, and one with most threads."""
+        trace = Program(tmp_path, "/bin/parent")
+        trace.mmap(GO_HEAP, 2 * ARENA, NONE, ANONYMOUS)
+        trace.mmap(GO_HEAP, 70 * MIB, RW, ANONYMOUS | FIXED)
+        trace.mmap(BASE, 4 << 30, NONE, NORESERVE)
+        for pid, name in ((200, "heap"), (300, "threads")):
+            trace.row("clone", 17, result=pid)
+            trace.program(f"/bin/{name}", [name], pid=pid)
+            trace.mmap(GO_HEAP, 16 * ARENA, NONE, ANONYMOUS, pid=pid)
+        trace.mmap(GO_HEAP, 900 * MIB, RW, ANONYMOUS | FIXED, pid=200)
+        for tid in range(301, 320):
+            trace.row("clone", THREAD, result=tid, pid=300)
+        for _ in range(18):
+            trace.call("madvise", GO_HEAP, PAGE, DONTNEED)
+        found = settings(trace.touched())
+        assert found["GOMEMLIMIT"].env == (("GOMEMLIMIT", "960MiB"),)
+        assert found["GOMEMLIMIT"].why.startswith("heap (process 200), a Go program, grew its heap")
+        assert found["GOMAXPROCS"].figures == {"threads": 20}
+        assert found["GOMAXPROCS"].why.startswith("threads (process 300), a Go program, has 20")
+        assert found["GODEBUG"].figures == {"discards": 18}
+        assert found["GODEBUG"].why.startswith("parent (process 100), a Go program, gave pages")
+
     def test_the_threads_of_a_go_program_on_few_processors(self, tmp_path: Path) -> None:
         assert self.go(tmp_path, 9, 2, 4 * MIB) == {}
 
@@ -374,6 +428,22 @@ class TestRuntimes:
         assert found["--jitless"].figures == {"changes": 599, "pages": 599 * 64}
         assert "several times slower" in found["--jitless"].why
         assert found["--v8-pool-size"].figures == {"threads": 7}
+        assert all(each.why.startswith("node (process 100) runs V8") for each in found.values())
+
+    def test_the_node_that_has_the_cause(self, tmp_path: Path) -> None:
+        """The second changes code and has threads, the first only maps more."""
+        trace = Program(tmp_path, "/usr/bin/node")
+        trace.mmap(BASE, 4 << 30, NONE, NORESERVE)
+        trace.row("clone", 17, result=200)
+        trace.program("/usr/bin/node", ["node"], pid=200)
+        for number in range(3):
+            trace.mmap(BASE, 128 * MIB, RX if number % 2 else RW, ANONYMOUS | FIXED, pid=200)
+        for tid in range(201, 207):
+            trace.row("clone3", THREAD, result=tid, pid=200)
+        found = settings(trace.touched())
+        assert found["--jitless"].figures == {"changes": 2, "pages": 2 * 128 * MIB // PAGE}
+        assert found["--v8-pool-size"].figures == {"threads": 7}
+        assert all(each.why.startswith("node (process 200)") for each in found.values())
 
     def test_node_with_a_large_reservation_for_code(self, tmp_path: Path) -> None:
         """That is lazy, and costs nothing; some changes cost less than what compilation saves."""

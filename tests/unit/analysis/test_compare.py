@@ -15,6 +15,8 @@ import pytest
 
 import laconic.analysis.compare
 import laconic.linux.pagemap
+import laconic.report.ablation
+from laconic.analysis.ablation import ablate
 from laconic.analysis.compare import (
     BOUND,
     Compared,
@@ -244,6 +246,32 @@ def test_pages_that_nobody_could_look_at_are_told(tmp_path: Path) -> None:
     trace.row("exit", 0, touched=((BASE, BASE + 8192, laconic.linux.pagemap.UNSEEN),))
     figures = as_json(compared(trace.end()))
     assert figures["notes"] == ["2 pages could not be looked at, and count as untouched"]
+
+
+def test_a_program_that_cannot_start_is_reported(tmp_path: Path) -> None:
+    """8 TiB that are committed at once; with MAP_NORESERVE they are not, or not for certain."""
+    length = 8 << 40
+    lines = {}
+    for name, flags, source in (
+        ("reserved", ANON, "run"),
+        ("lazy", ANON | NORESERVE, "run"),
+        ("log", ANON | NORESERVE, "strace"),
+    ):
+        trace = begun(tmp_path / name, source=source)
+        start = BASE - 2 * length
+        trace.row("mmap", 0, length, RW, flags, -1, 0, result=start, state=CHOSEN)
+        trace.row("exit", 0)
+        lines[name] = as_json(compared(trace.end()))["notes"]
+    (note,) = lines["reserved"]
+    assert note.startswith(
+        "a program cannot start, or cannot run to its end, under every-call (8.0 TiB), "
+        "skip-equal (8.0 TiB), classify (8.0 TiB): no machine has so much EPC"
+    )
+    assert lines["lazy"] == []
+    assert not any("cannot start" in note for note in lines["log"])
+    found = ablate([TraceReader(str(tmp_path / "reserved"))])
+    notes = laconic.report.ablation.as_json(found)["notes"]
+    assert any("under every-call (8.0 TiB): no machine" in note for note in notes)
 
 
 def test_epc_pages_at_the_end_are_those_before_the_enclaves_end(tmp_path: Path) -> None:

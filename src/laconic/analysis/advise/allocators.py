@@ -28,8 +28,10 @@ _LIBRARIES = ("libjemalloc", "libmimalloc", "libtcmalloc")
 def advise(figures: AdviceFigures) -> Iterator[Advice]:
     """Yield the advice for the allocators that the trace shows. O(programs × arenas)."""
     yield from _glibc(figures)
-    yield from _jemalloc([image for image in figures.images if has(image, "libjemalloc")])
-    yield from _mimalloc([image for image in figures.images if has(image, "libmimalloc")])
+    jemalloc = [image for image in figures.images if has(image, "libjemalloc")]
+    mimalloc = [image for image in figures.images if has(image, "libmimalloc")]
+    yield from _jemalloc(figures, jemalloc)
+    yield from _mimalloc(figures, mimalloc)
 
 
 def has(image: Image, *libraries: str) -> bool:
@@ -39,19 +41,15 @@ def has(image: Image, *libraries: str) -> bool:
 
 def _glibc(figures: AdviceFigures) -> Iterator[Advice]:
     images = [image for image in figures.images if not has(image, *_LIBRARIES)]
-    most = max(len(image.arenas) for image in figures.images)
-    arenas = most if most > 1 else 0
-    churned = [
-        each
-        for image in images
-        if has(image, "libc.so", "libc-2")
-        for each in image.churned.items()
-    ]
+    threaded = max(figures.images, key=lambda image: (len(image.arenas), _opened(image)))
+    arenas = len(threaded.arenas) if len(threaded.arenas) > 1 else 0
+    churning = [image for image in images if has(image, "libc.so", "libc-2")]
+    churned = [each for image in churning for each in image.churned.items()]
     seen = {
         "arenas": arenas,
         "reserved": arenas * ARENA,
-        "growths": figures.total(lambda image: sum(image.arenas.values())),
-        "opened": figures.most(lambda image: sum(image.tops.values())) if arenas else 0,
+        "growths": sum(threaded.arenas.values()),
+        "opened": figures.most(_opened) if arenas else 0,
         "blocks": sum(count for _, count in churned),
         "largest": max((size for size, _ in churned), default=0),
         "shrinks": sum(image.shrinks for image in images),
@@ -71,61 +69,94 @@ def _glibc(figures: AdviceFigures) -> Iterator[Advice]:
         min(power_of_two(max(seen["largest"], BLOCK_LEAST)), _MOST)
     )
     pairs["MALLOC_TRIM_THRESHOLD_"] = str(2 * least)
-    yield variables(pairs, ". ".join(_malloc(seen, often)), heap=heap, **seen)
+    causes = [
+        *(_arenas(figures, threaded, seen) if arenas else ()),
+        *(_returned(figures, images, churning, seen) if often else ()),
+        "One threshold alone would stop malloc from adjusting the other",
+    ]
+    yield variables(pairs, ". ".join(causes), heap=heap, **seen)
 
 
-def _malloc(seen: dict[str, int], often: bool) -> Iterator[str]:
-    # The causes, one sentence each.
-    if seen["arenas"]:
+def _opened(image: Image) -> int:
+    # The bytes of glibc's arenas that were made accessible.
+    return sum(image.tops.values())
+
+
+def _arenas(figures: AdviceFigures, threaded: Image, seen: dict[str, int]) -> Iterator[str]:
+    # A sentence on the program that has most arenas. The heap must have room for what the arenas
+    # of any program had, which may be another.
+    opened, opener = figures.largest(_opened)
+    other = ""
+    if opened > _opened(threaded):
+        other = f" ({opener} opened {shown_size(opened)})"
+    yield (
+        f"{figures.owner(threaded)} has {plural(seen['arenas'], 'malloc arena')} beside the heap: "
+        f"{shown_size(seen['reserved'])} of address space, which grew by "
+        f"{plural(seen['growths'], 'mprotect')}, to {shown_size(_opened(threaded))} in all{other}. "
+        "Without sgx.use_exinfo all of it is committed, without EDMM the enclave holds it; with "
+        "both it is address space only. With one heap, which is then kept, threads wait for each "
+        "other in malloc and free"
+    )
+
+
+def _returned(
+    figures: AdviceFigures, images: list[Image], churning: list[Image], seen: dict[str, int]
+) -> Iterator[str]:
+    # A sentence for each way in which memory goes back to the system.
+    if seen["blocks"]:
+        owners = figures.owners(churning, lambda image: max(image.churned, default=0))
         yield (
-            f"One process has {plural(seen['arenas'], 'malloc arena')} beside the heap: "
-            f"{shown_size(seen['reserved'])} of address space, which grew by "
-            f"{plural(seen['growths'], 'mprotect')}, to {shown_size(seen['opened'])} in all. "
-            "Without sgx.use_exinfo all of it is committed, without EDMM the enclave holds it; "
-            "with both it is address space only. With one heap, which is then kept, threads wait "
-            "for each other in malloc and free"
+            f"{owners} mapped and unmapped {plural(seen['blocks'], 'block')} of "
+            f"{shown_size(seen['largest'])} and less whole, each by two host calls: below the "
+            "threshold they come from the heap"
         )
-    if often and seen["blocks"]:
+    if seen["shrinks"]:
+        owners = figures.owners(images, lambda image: image.shrinks)
         yield (
-            f"{plural(seen['blocks'], 'block')} of {shown_size(seen['largest'])} and less were "
-            "mapped and unmapped whole, each by two host calls: below the threshold they come from "
-            "the heap"
+            f"{owners} gave the heap back {plural(seen['shrinks'], 'time')} by brk, each of which "
+            "is two host calls: it is kept"
         )
-    if often and seen["shrinks"]:
-        yield (
-            f"The heap was given back {plural(seen['shrinks'], 'time')} by brk, each of which is "
-            "two host calls: it is kept"
-        )
-    yield "One threshold alone would stop malloc from adjusting the other"
 
 
-def _jemalloc(images: list[Image]) -> Iterator[Advice]:
+def _jemalloc(figures: AdviceFigures, images: list[Image]) -> Iterator[Advice]:
     discards = sum(image.discards for image in images)
     if discards >= OFTEN:
         yield variable(
             "MALLOC_CONF",
             "dirty_decay_ms:-1,muzzy_decay_ms:-1",
-            f"jemalloc: {plural(discards, 'madvise')} gave freed pages back, which Gramine zeroes "
-            "one by one. Those that the program itself asks for remain, and what is freed stays "
-            "in the enclave",
+            f"{_discarded(figures, images, 'jemalloc')}, which Gramine zeroes one by one. Those "
+            "that the program itself asks for remain, and what is freed stays in the enclave",
             discards=discards,
         )
 
 
-def _mimalloc(images: list[Image]) -> Iterator[Advice]:
+def _discarded(figures: AdviceFigures, images: list[Image], allocator: str) -> str:
+    # The cause of settings that keep what is freed.
+    discards = sum(image.discards for image in images)
+    owners = figures.owners(images, lambda image: image.discards)
+    return f"{owners}: {allocator} gave freed pages back by {plural(discards, 'madvise')}"
+
+
+def _mimalloc(figures: AdviceFigures, images: list[Image]) -> Iterator[Advice]:
     discards = sum(image.discards for image in images)
     reserved = [region.length for image in images for region in image.reservations]
-    opens = sum(region.opens for image in images for region in image.reservations)
+    opens = sum(map(_opens, images))
     if discards >= OFTEN:
-        why = f"mimalloc: {plural(discards, 'madvise')} gave freed pages back"
+        why = _discarded(figures, images, "mimalloc")
         yield variable("MIMALLOC_PURGE_DELAY", "-1", why + " (from 2.1 on)", discards=discards)
         yield variable("MIMALLOC_ALLOW_DECOMMIT", "0", why + " (2.0)", discards=discards)
     if opens >= OFTEN:
         yield variable(
             "MIMALLOC_EAGER_COMMIT_DELAY",
             "0",
-            f"mimalloc: {shown_size(round_up(sum(reserved), MIB))} were reserved and made "
-            f"accessible in {plural(opens, 'step')}",
+            f"{figures.owners(images, _opens)}: mimalloc reserved "
+            f"{shown_size(round_up(sum(reserved), MIB))} and made it accessible in "
+            f"{plural(opens, 'step')}",
             opens=opens,
             reserved=sum(reserved),
         )
+
+
+def _opens(image: Image) -> int:
+    # How often a part of a reservation was made accessible.
+    return sum(region.opens for region in image.reservations)

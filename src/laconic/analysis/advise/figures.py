@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os.path import basename
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from laconic.sgx.meter import Counts
 from laconic.strategies import strategy
 from laconic.strategies.every_call import EveryCall
 from laconic.trace.stacks import NO_STACK, Stacks
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.memory.space import AddressSpace
@@ -100,6 +101,14 @@ class AdviceFigures:
         text."""
         image = max(self.images, key=what)
         return what(image), self.owner(image)
+
+    def owners(self, images: Sequence[Image], what: Callable[[Image], int]) -> str:
+        """Return the programs that a sum over `images` comes from, as text: the one with the
+        largest part, and the number of the others. O(programs)."""
+        parts = [what(image) for image in images]
+        others = sum(part > 0 for part in parts) - 1
+        owner = self.owner(images[parts.index(max(parts))])
+        return f"{owner} and {plural(others, 'other program')}" if others > 0 else owner
 
     def total(self, what: Callable[[Image], int]) -> int:
         """Return the sum of a quantity over all programs."""

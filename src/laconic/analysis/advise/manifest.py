@@ -20,9 +20,10 @@ from laconic.analysis.advise.advice import (
     span,
 )
 from laconic.analysis.advise.figures import EAGER, OURS, TODAY, AdviceFigures, Span
-from laconic.analysis.advise.watch import MIB, Image, Region
-from laconic.memory.flags import PAGE_SHIFT
-from laconic.sgx.meter import Counts
+from laconic.analysis.advise.watch import MIB, Image
+from laconic.memory.flags import PAGE_SHIFT, VM_PROT
+from laconic.memory.vma import Vma
+from laconic.sgx.meter import ANY_MACHINE, Counts
 from laconic.trace.numbers import cycles
 from laconic.trace.words import plural
 
@@ -44,9 +45,6 @@ EDMM_DEFAULT = 1 << 40
 CHECKPOINT = 96 * MIB
 #: The minimum free part of an enclave or a heap, relative to what is needed, because runs differ.
 SPARE = 0.05
-#: A mapping of at least this many bytes is larger than the EPC of any machine: two sockets with 512
-#: GiB each.
-ANY_MACHINE = 1 << 40
 #: Programs that read the limit of their stack, which no trace shows, and the limit that they need
 #: to behave as with Linux's 8 MiB, in bytes. PostgreSQL leaves 512 KiB free, takes 2 MiB at most
 #: (InitializeGUCOptionsFromEnvironment in guc.c), and does not start with less than 612 KiB.
@@ -69,23 +67,18 @@ def advise(figures: AdviceFigures, profile: CostProfile, heap: int = 0) -> list[
     return [_size(figures, size, edmm), edmm, threads, stack, brk, _exinfo(figures, edmm)]
 
 
-def _impossible(image: Image) -> list[Region]:
-    # Reservations that are committed at once, and larger than any machine.
-    return [each for each in image.reservations if each.length >= ANY_MACHINE and not each.lazy]
-
-
 def _need(figures: AdviceFigures, threads: int, stack: int, brk: int) -> dict[str, Any]:
     # The needs of the largest program: what it maps, or what it maps at a fork plus the checkpoint
     # store; the rest of its heap's reservation, one stack, and the allowances.
     def mapped(image: Image) -> int:
-        forked = image.forked_mapped + CHECKPOINT if image.forked_mapped else 0
-        return max(image.peak_mapped, forked) - sum(each.length for each in _impossible(image))
+        forked = image.forked_fitting + CHECKPOINT if image.forked_fitting else 0
+        return max(image.peak_fitting, forked)
 
     def need(image: Image) -> int:
         return mapped(image) + max(brk - image.peak_brk, 0) + stack + RUNTIME + threads * PER_THREAD
 
     largest = max(figures.images, key=need)
-    at_fork = mapped(largest) > largest.peak_mapped
+    at_fork = mapped(largest) > largest.peak_fitting
     return {
         "owner": figures.owner(largest),
         "checkpoint": CHECKPOINT if at_fork else 0,
@@ -131,16 +124,24 @@ def _checkpoint(size: int) -> str:
 def _refused(figures: AdviceFigures) -> Iterator[str]:
     # Sentences on programs that cannot start.
     for process, image in figures.programs():
-        for region in _impossible(image):
+        for start, (size, vma) in image.impossible.items():
             name = basename(process.path)
             setting = _SMALLER.get(name)
             cure = f"set {setting} of {name}" if setting else f"find the setting of {name}"
             yield (
-                f". {figures.owner(image)} does not start as it is: it maps "
-                f"{shown_size(region.length)} PROT_NONE at {region.start:#x} without "
-                "MAP_NORESERVE, which Gramine commits at once, with EDMM or without, and which no "
-                f"machine has; {cure} that makes it smaller. The size above is without that mapping"
+                f". {figures.owner(image)} does not start as it is: it maps {_large(size, vma)} at "
+                f"{start:#x}{'' if vma.file else ' without MAP_NORESERVE'}, which Gramine commits "
+                f"at once, with EDMM or without, and which no machine has; {cure} that makes it "
+                "smaller. The size above is without that mapping, except parts whose protection "
+                "was changed later"
             )
+
+
+def _large(size: int, vma: Vma) -> str:
+    # What an impossible mapping holds.
+    if vma.file is not None:
+        return f"{shown_size(size)} of {basename(vma.file.path)}"
+    return shown_size(size) if vma.flags & VM_PROT else f"{shown_size(size)} PROT_NONE"
 
 
 def without_edmm(figures: AdviceFigures, size: int) -> Counts:
@@ -161,7 +162,7 @@ def _edmm(figures: AdviceFigures, profile: CostProfile, size: dict[str, Any]) ->
     without = profile.cycles(counts := without_edmm(figures, size["value"]))
     with_, ours = figures.costs[TODAY].cycles, figures.costs[OURS].cycles
     too_large = size["value"] >= ANY_MACHINE
-    refused = any(_impossible(image) for image in figures.images)
+    refused = any(image.impossible for image in figures.images)
     enable = too_large or refused or sum(with_) < sum(without)
     apart = with_[1] < without[0] or without[1] < with_[0]
     if refused:
@@ -334,13 +335,18 @@ def _brk(figures: AdviceFigures, heap: int) -> Advice:
 def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     lazy = figures.total(lambda image: image.lazy_pages)
     low, high = figures.lazy_touched
-    closed = figures.most(lambda image: image.peak_unlazy_closed)
+    closed, reserver = figures.largest(lambda image: image.peak_unlazy_closed)
     saves = bool(lazy and edmm.figures["value"])
     # HotSpot's null checks and safepoints are page faults that it handles; without EXINFO Gramine
     # ends the process.
     jvm = any(name.startswith("libjvm.so") for image in figures.images for name in image.files)
     costs = [figures.costs[name].cycles for name in (EAGER, TODAY)]
-    why = list(_lazily(lazy, low, high, closed, costs if saves else None))
+    why = list(_lazily(lazy, low, high, costs if saves else None))
+    if closed:
+        why.append(
+            f"{reserver} reserves {shown_size(closed)} PROT_NONE at most without MAP_NORESERVE: "
+            "with EDMM Gramine commits all of that at once, unless the program adds the flag"
+        )
     if jvm:
         why.append(
             "the JVM handles SIGSEGV, and without EXINFO Gramine ends a process that a page fault "
@@ -361,7 +367,7 @@ def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     )
 
 
-def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | None) -> Iterator[str]:
+def _lazily(lazy: int, low: int, high: int, costs: list[Span] | None) -> Iterator[str]:
     if lazy:
         touches = (
             plural(low, "first touch", "first touches")
@@ -380,9 +386,4 @@ def _lazily(lazy: int, low: int, high: int, closed: int, costs: list[Span] | Non
         yield (
             "nothing is mapped MAP_NORESERVE, so lazy allocation does not help this program as it "
             "is"
-        )
-    if closed:
-        yield (
-            f"{shown_size(closed)} PROT_NONE at most are reserved without MAP_NORESERVE: with EDMM "
-            "Gramine commits all of that at once, unless the program adds the flag"
         )

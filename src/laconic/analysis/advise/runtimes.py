@@ -53,14 +53,14 @@ def advise(figures: AdviceFigures) -> Iterator[Advice]:
         yield from _jvm(figures, java)
     go = [image for image in figures.images if image.go_heap]
     if go:
-        yield from _go(max(go, key=lambda image: image.peak_mapped))
+        yield from _go(figures, go)
     v8 = [
         image
         for process, image in programs
         if basename(process.path) in NODE or has(image, "libnode", "libv8")
     ]
     if v8:
-        yield from _v8(max(v8, key=lambda image: image.peak_mapped))
+        yield from _v8(figures, v8)
     yield from _openblas(figures)
 
 
@@ -159,8 +159,8 @@ def _java_heap(figures: AdviceFigures, image: Image, heap: Region, known: bool) 
         yield argument(
             "-XX:+UseSerialGC",
             JAVA,
-            f"the garbage collector is a parallel one: it reserved {shown_size(sum(bitmaps))} of "
-            "mark bitmaps beside the heap, and the JVM had "
+            f"{figures.owner(image)} has a parallel garbage collector: it reserved "
+            f"{shown_size(sum(bitmaps))} of mark bitmaps beside the heap, and the JVM had "
             f"{plural(image.peak_threads, 'thread')}. Collections by one thread stop the program "
             "for longer where the heap is large",
             _COLLECTORS,
@@ -210,36 +210,47 @@ def _code_cache(
         )
 
 
-def _go(image: Image) -> Iterator[Advice]:
+def _go_opened(image: Image) -> int:
+    # The size of Go's heap in bytes. Arenas follow each other from that address on; mappings that
+    # the kernel places lie far above.
+    return sum(
+        region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP
+    )
+
+
+def _go(figures: AdviceFigures, images: Sequence[Image]) -> Iterator[Advice]:
+    # The variables apply to every Go program of the trace, so each follows from the one that needs
+    # most of what it limits.
+    image = max(images, key=lambda image: image.peak_threads)
     if image.peak_threads >= _GO_THREADS:
         yield variable(
             "GOMAXPROCS",
             str(_PROCESSORS),
-            f"Go: {plural(image.peak_threads, 'thread')} at once, each with a slot in the enclave "
-            f"and its own caches. No more than {_PROCESSORS} goroutines then compute at the same "
-            "time",
+            f"{figures.owner(image)}, a Go program, has {plural(image.peak_threads, 'thread')} at "
+            f"once, each with a slot in the enclave and its own caches. No more than {_PROCESSORS} "
+            "goroutines then compute at the same time",
             threads=image.peak_threads,
         )
+    image = max(images, key=lambda image: image.discards)
     if image.discards >= OFTEN:
         yield variable(
             "GODEBUG",
             "madvdontneed=0",
-            f"Go: {plural(image.discards, 'madvise')} gave pages back; for MADV_FREE, in its "
-            "place, Gramine does nothing",
+            f"{figures.owner(image)}, a Go program, gave pages back by "
+            f"{plural(image.discards, 'madvise')}; for MADV_FREE, in its place, Gramine does "
+            "nothing",
             discards=image.discards,
         )
-    # Arenas follow each other from that address on; mappings that the kernel places lie far above.
-    opened = sum(
-        region.peak for region in image.reservations if GO_HEAP <= region.start < 2 * GO_HEAP
-    )
+    image = max(images, key=_go_opened)
+    opened = _go_opened(image)
     if opened >= 64 * MIB:
         limit = round_up(opened, 64 * MIB)
         yield variable(
             "GOMEMLIMIT",
             f"{limit // MIB}MiB",
-            f"Go (1.19 and later): the heap grew to {shown_size(opened)}; a limit keeps it within "
-            "the enclave. That is this run's: a program that keeps more than the limit collects "
-            "garbage all the time",
+            f"{figures.owner(image)}, a Go program, grew its heap to {shown_size(opened)}; a limit "
+            "(Go 1.19 and later) keeps it within the enclave. That is this run's: a program that "
+            "keeps more than the limit collects garbage all the time",
             opened=opened,
         )
 
@@ -267,25 +278,29 @@ def _openblas(figures: AdviceFigures) -> Iterator[Advice]:
     )
 
 
-def _v8(image: Image) -> Iterator[Advice]:
+def _v8(figures: AdviceFigures, images: Sequence[Image]) -> Iterator[Advice]:
+    image = max(images, key=lambda image: image.exec_pages)
     # Reservations for code are not a cause: under every-call, lazy pages cost nothing until they
     # are touched.
     if image.exec_pages >= _EXECUTABLE:
         yield argument(
             "--jitless",
             NODE,
-            f"V8: {plural(image.exec_changes, 'call')} changed what is executable, "
-            f"{plural(image.exec_pages, 'page')} in all. Without compilation there are none, but "
-            "JavaScript is interpreted and runs several times slower, which no figure here shows, "
-            "and there is no WebAssembly: only for a program that waits more than it computes",
+            f"{figures.owner(image)} runs V8 and changed what is executable by "
+            f"{plural(image.exec_changes, 'call')}, {plural(image.exec_pages, 'page')} in all. "
+            "Without compilation there are none, but JavaScript is interpreted and runs several "
+            "times slower, which no figure here shows, and there is no WebAssembly: only for a "
+            "program that waits more than it computes",
             changes=image.exec_changes,
             pages=image.exec_pages,
         )
+    image = max(images, key=lambda image: image.peak_threads)
     if image.peak_threads >= _THREADS:
         yield argument(
             "--v8-pool-size=1",
             NODE,
-            f"V8: {plural(image.peak_threads, 'thread')} at once, some of them helpers for "
-            "collection and compilation. With one helper both take longer",
+            f"{figures.owner(image)} runs V8 and has {plural(image.peak_threads, 'thread')} at "
+            "once, some of them helpers for collection and compilation. With one helper both take "
+            "longer",
             threads=image.peak_threads,
         )

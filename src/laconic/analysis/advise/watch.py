@@ -33,7 +33,7 @@ from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import Vma
 from laconic.replay.assumed import UNKNOWN
-from laconic.sgx.meter import Meter
+from laconic.sgx.meter import ANY_MACHINE, Meter
 from laconic.trace.stacks import NO_STACK
 
 MIB = 1 << 20
@@ -75,10 +75,9 @@ class Region:
     """A reservation, or a thread's stack: `[start, start + length)` in bytes.
 
     `opens`: how often a part was made accessible; `opened` and `peak`: bytes that are accessible,
-    now and at most. `executable`: some of it was. `lazy`: it was mapped with MAP_NORESERVE.
-    `stack`: it was mapped with MAP_STACK; `guards` are the parts within it that were made
-    inaccessible, so that it contains more than one stack. `touched` are its pages that were ever
-    touched.
+    now and at most. `executable`: some of it was. `stack`: it was mapped with MAP_STACK; `guards`
+    are the parts within it that were made inaccessible, so that it contains more than one stack.
+    `touched` are its pages that were ever touched.
     """
 
     start: int
@@ -88,7 +87,6 @@ class Region:
     peak: int = 0
     executable: bool = False
     stack: bool = False
-    lazy: bool = False
     guards: int = 0
     touched: RangeMap[bool] = field(default_factory=RangeMap)
 
@@ -119,7 +117,6 @@ class Region:
             self.peak,
             self.executable,
             self.stack,
-            self.lazy,
             self.guards,
             self.touched.copy(),
         )
@@ -130,26 +127,32 @@ class Image:
     """One program in one process. Units are bytes unless stated; `peak_` is the maximum at any one
     time.
 
-    `mapped`: everything that is mapped; `forked_mapped`: the maximum of it at a fork; `closed`: the
-    part that is PROT_NONE, `closed_at_peak`: that part when `mapped` was largest. `unlazy_closed`:
-    PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in total, counted again each time
-    they were mapped. `lazy_pages` were mapped with MAP_NORESERVE; `lazy_touched` counts their first
-    touches. `brk_base` is an address. `started_threads`: in total, without the first;
-    `found_threads` of them were running before the recording began. `refused`: growths of the break
-    that failed, `repeated` of them for the same address as the one before. `shrinks` are the
-    break's, of `shrunk_pages`. `arenas` are glibc's: base → further growths; `tops`: base → the
-    maximum of bytes that were made accessible from there. `discards` are madvise(DONTNEED, FREE),
-    except those of threads' stacks. `blocks` are individually mapped ones, base → size, and
-    `peak_blocks` their bytes; `churned`: the sizes of those that were unmapped whole. `buffers`:
-    large accessible mappings of a program that has OpenBLAS, with the numbers of the stacks that
-    they were mapped from; at the end, those of OpenBLAS itself. `exec_changes` are calls that made
-    anonymous memory executable or no longer executable, of `exec_pages`. `files` are names of files
-    of `LIBRARIES`; `deepest` is the maximum depth of the thread stacks that are gone.
+    `mapped`: everything that is mapped; `oversized`: the part in mappings that Gramine commits at
+    once and that are larger than any machine; `impossible`: such mappings, start → size and
+    attributes. `fitting`: what is mapped without them, and `forked_fitting` the maximum of that at
+    a fork. `closed`: the part of `mapped` that is PROT_NONE, `closed_at_peak`: that part when
+    `mapped` was largest. `unlazy_closed`: PROT_NONE, anonymous and not MAP_NORESERVE.
+    `allocated_pages`: in total, counted again each time they were mapped. `lazy_pages` were mapped
+    with MAP_NORESERVE; `lazy_touched` counts their first touches. `brk_base` is an address.
+    `started_threads`: in total, without the first; `found_threads` of them were running before the
+    recording began. `refused`: growths of the break that failed, `repeated` of them for the same
+    address as the one before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's:
+    base → further growths; `tops`: base → the maximum of bytes that were made accessible from
+    there. `discards` are madvise(DONTNEED, FREE), except those of threads' stacks. `blocks` are
+    individually mapped ones, base → size, and `peak_blocks` their bytes; `churned`: the sizes of
+    those that were unmapped whole. `buffers`: large accessible mappings of a program that has
+    OpenBLAS, with the numbers of the stacks that they were mapped from; at the end, those of
+    OpenBLAS itself. `exec_changes` are calls that made anonymous memory executable or no longer
+    executable, of `exec_pages`. `files` are names of files of `LIBRARIES`; `deepest` is the maximum
+    depth of the thread stacks that are gone.
     """
 
     mapped: int = 0
     peak_mapped: int = 0
-    forked_mapped: int = 0
+    oversized: int = 0
+    impossible: dict[int, tuple[int, Vma]] = field(default_factory=dict)
+    peak_fitting: int = 0
+    forked_fitting: int = 0
     closed: int = 0
     closed_at_peak: int = 0
     unlazy_closed: int = 0
@@ -186,6 +189,11 @@ class Image:
     regions: dict[Region, None] = field(default_factory=dict)
 
     @property
+    def fitting(self) -> int:
+        """The bytes that are mapped now, without `oversized`. O(1)."""
+        return self.mapped - self.oversized
+
+    @property
     def reservations(self) -> list[Region]:
         """The regions that are not stacks, in the order in which they were mapped. O(regions)."""
         return [each for each in self.regions if not each.stack]
@@ -201,6 +209,8 @@ class Image:
         return Image(
             mapped=self.mapped,
             peak_mapped=self.mapped,
+            oversized=self.oversized,
+            peak_fitting=self.fitting,
             closed=self.closed,
             closed_at_peak=self.closed,
             unlazy_closed=self.unlazy_closed,
@@ -226,6 +236,7 @@ class Watch(Strategy):
         self.images = images
         self.image = Image()
         self.regions: RangeMap[Region] = RangeMap()
+        self.oversized: RangeMap[bool] = RangeMap()
         self.last_brk = 0
         images.append(self.image)
 
@@ -282,9 +293,10 @@ class Watch(Strategy):
 
     def fork(self, space: AddressSpace, touches: Touches) -> Self:
         """Return the child's watch. O(n)."""
-        self.image.forked_mapped = max(self.image.forked_mapped, self.image.mapped)
+        self.image.forked_fitting = max(self.image.forked_fitting, self.image.fitting)
         child = type(self)(self.meter, space, touches, self.images)
         child.image = self.images[-1] = self.image.fork()
+        child.oversized = self.oversized.copy()
         twins = {region: region.twin() for region in self.image.regions}
         child.image.regions = dict.fromkeys(twins.values())
         twins |= {region: region.twin() for region in self.image.buffers}
@@ -366,6 +378,12 @@ class Watch(Strategy):
         if flags & _HOSTS:
             return
         image.mapped += size
+        # MAP_NORESERVE does not make a file's memory lazy.
+        if size >= ANY_MACHINE and (vma.file is not None or not flags & VM_NORESERVE):
+            image.oversized += size
+            self.oversized.set(start, end, True)
+            if fresh:
+                image.impossible[start] = size, vma
         if not flags & VM_PROT:
             image.closed += size
             image.unlazy_closed += 0 if flags & VM_NORESERVE or vma.file is not None else size
@@ -386,6 +404,10 @@ class Watch(Strategy):
         if flags & _HOSTS:
             return
         image.mapped -= size
+        if image.oversized:
+            for begin, stop, oversized in self.oversized.runs(start, end):
+                image.oversized -= stop - begin if oversized else 0
+            self.oversized.clear(start, end)
         if not flags & VM_PROT:
             image.closed -= size
             image.unlazy_closed -= 0 if flags & VM_NORESERVE or vma.file is not None else size
@@ -397,6 +419,7 @@ class Watch(Strategy):
         if image.mapped > image.peak_mapped:
             image.peak_mapped = image.mapped
             image.closed_at_peak = image.closed
+        image.peak_fitting = max(image.peak_fitting, image.fitting)
         if image.unlazy_closed > image.peak_unlazy_closed:
             image.peak_unlazy_closed = image.unlazy_closed
         if image.stack > image.peak_stack:
@@ -412,8 +435,7 @@ class Watch(Strategy):
             return
         image.go_heap |= start == GO_HEAP
         if args[3] & MAP_STACK or (length >= LARGE and not vma.flags & VM_PROT):
-            lazy = bool(vma.flags & VM_NORESERVE)
-            region = Region(begin, length, stack=bool(args[3] & MAP_STACK), lazy=lazy)
+            region = Region(begin, length, stack=bool(args[3] & MAP_STACK))
             region.opened = region.peak = length if vma.flags & VM_PROT else 0
             if len(image.regions) < _KEPT or region.stack:
                 image.regions[region] = None
