@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from laconic.analysis.compare import BOUND, compare
 from laconic.commands import main
 from laconic.memory.change import MAP
 from laconic.memory.flags import PAGE_SIZE
+from laconic.report.ablation import as_json
+from laconic.report.compare import UNSIZED
 from laconic.sgx.pal.switches import Switches
 from laconic.trace.reader import TraceReader
 from tests.helpers.commandline import laconic
@@ -64,6 +67,13 @@ def test_the_savings_of_each_switch_alone(trace: str) -> None:
     (step,) = (step for step in found.steps if step.switch == "demand")
     assert step.alone == pytest.approx(1 - demand / base)
     assert found.steps[0].alone is None
+
+
+def test_unknown_file_sizes_are_noted(trace: str) -> None:
+    found = ablate([TraceReader(trace)])
+    assert UNSIZED not in as_json(found)["notes"]
+    found.compared[0] = replace(found.compared[0], unsized=True)
+    assert UNSIZED in as_json(found)["notes"]
 
 
 def test_all_traces_have_the_same_weight(trace: str, tmp_path: Path) -> None:
