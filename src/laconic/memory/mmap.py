@@ -210,10 +210,7 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     changes: tuple[Change, ...] = (new(Change, (MAP, address, end, vma, None, None)),)
     if flags & MAP_FIXED:
         whole = (
-            populates(flags)
-            or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB)
-            or space.opaque
-            or space.guarded
+            populates(flags) or vm_flags & (VM_LOCKED | VM_MAYSHARE | VM_HUGETLB) or space.opaque
         )
         overlaid = _overlay(space, address, end, vma, None if whole else untouched)
         if overlaid is None:
@@ -227,7 +224,13 @@ def mmap(  # noqa: C901 (do_mmap's checks, one by one and in its order)
     then = grown_below(space, vma) if vm_flags & VM_GROWSDOWN else None
     # A file system may refuse MAP_SYNC, which requires DAX. PROT_EXEC alone sets a protection key,
     # and with PROT_SEM it sets none (do_mmap): only the host knows the key of the mapping below.
-    ask = special or (file is not None and bool(flags & MAP_SYNC)) or prot & PROT_RWX == PROT_EXEC
+    # After a guard region, only the host's old mapping may have VM_MAYBE_GUARD.
+    ask = (
+        special
+        or (file is not None and bool(flags & MAP_SYNC))
+        or prot & PROT_RWX == PROT_EXEC
+        or (space.guarded and not changes)
+    )
     return new(Outcome, (address, changes, address, end, ask, False, False, then))
 
 

@@ -379,7 +379,7 @@ def test_after_a_guard_region_a_new_mapping_over_an_equal_one_reaches_the_host()
     madvise(here, at(3), PAGE, f.MADV_GUARD_INSTALL)
     for where in (here, here.fork()):
         outcome = mmap(where, at(0), 2 * PAGE, RW, FIXED, None, 0, untouched=never_touched)
-        assert changes(outcome) == ["ZERO 0-2"]
+        assert changes(outcome) == [] and outcome.ask
 
 
 def test_execution_alone_is_passed_to_the_host_for_its_key() -> None:
