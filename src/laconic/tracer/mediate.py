@@ -20,8 +20,26 @@ from laconic.memory.ledger import Ledger
 from laconic.memory.space import AddressSpace
 from laconic.trace.schema import CHOSEN, FAILED, UNFOLLOWED
 from laconic.tracer import ptrace
-from laconic.tracer.process import PendingCall, TracedMm, TracedThread, command_name, give_up
-from laconic.tracer.ptrace import CONT, SYSCALL, SYSCALL_INFO_ENTRY, SYSCALL_INFO_SECCOMP, Registers
+from laconic.tracer.process import (
+    PendingCall,
+    TracedMm,
+    TracedThread,
+    command_name,
+    give_up,
+    has_signal,
+)
+from laconic.tracer.ptrace import (
+    CONT,
+    NO_CALL,
+    ORIG_RAX,
+    RAX,
+    RIP,
+    SYSCALL,
+    SYSCALL_INFO_ENTRY,
+    SYSCALL_INFO_SECCOMP,
+    SYSCALL_INSTRUCTION,
+    Registers,
+)
 from laconic.tracer.record import Recorder
 from laconic.tracer.signals import ALL_SIGNALS
 from laconic.tracer.syscalls import (
@@ -95,6 +113,8 @@ class Mediator:
         if space is None:
             ptrace.resume(self.go_on, thread.tid)
             return
+        if name == "mremap" and not self.attached and self._handles_signal_first(thread, stop[1]):
+            return
         manager = self.manager
         try:
             outcome = manager.begin(space, name, args, thread, not thread.supervised)
@@ -117,6 +137,20 @@ class Mediator:
         ptrace.resume(self.go_on, thread.tid)
         if self.recorder is not None:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
+
+    def _handles_signal_first(self, thread: TracedThread, nr: int) -> bool:
+        # A signal that came before the stop would stop an mremap halfway, as one that comes during
+        # it would (`_forward`). Return whether the thread handles it first, and then makes the call
+        # again: once, because a frequent timer would always have the next signal ready.
+        thread.repeated = not thread.repeated and has_signal(thread.tid)
+        if not thread.repeated or not self.registers.load(thread.tid):
+            return False
+        self.words[RIP] -= SYSCALL_INSTRUCTION
+        self.words[RAX] = nr
+        self.words[ORIG_RAX] = NO_CALL
+        self.registers.store(thread.tid)
+        ptrace.resume(self.go_on, thread.tid)
+        return True
 
     def _overtakes(self, mm: TracedMm) -> bool:
         # mlock sets its locks first, and then brings pages in while other threads may use the

@@ -61,7 +61,8 @@ class TracedThread:
 
     `notes` records the answers to upcalls if a trace is recorded. `call` is the process call in
     progress; `path` is the program that it executes if it is an execve. While a host call runs with
-    every signal blocked, `signal_mask` is the program's own mask, a kernel sigset_t.
+    every signal blocked, `signal_mask` is the program's own mask, a kernel sigset_t. `repeated`: it
+    makes its latest mremap again, because a signal came first.
 
     `child_flags` are the clone flags of a fork or clone in progress; `untraced_at` is the address
     in memory at which they lack CLONE_UNTRACED until it ends. `executing`: the thread's latest call
@@ -78,6 +79,7 @@ class TracedThread:
         "path",
         "pending",
         "read_implies_exec",
+        "repeated",
         "signal_mask",
         "supervised",
         "tgid",
@@ -99,6 +101,7 @@ class TracedThread:
         self.supervised = False
         self.notes: CallNotes | None = None
         self.call = ""
+        self.repeated = False
         self.signal_mask: int | None = None
         self.path: str | None = None
 
@@ -286,6 +289,20 @@ def status_line(tid: int, field: str) -> str:
     except OSError:
         pass
     return ""
+
+
+def has_signal(tid: int) -> bool:
+    """True if a signal is pending that a thread does not block."""
+    sets: dict[bytes, int] = {}
+    try:
+        with open(f"/proc/{tid}/status", "rb") as file:
+            for line in file:
+                if line.startswith((b"SigPnd", b"ShdPnd", b"SigBlk")):
+                    name, _, mask = line.partition(b":")
+                    sets[name] = int(mask, 16)
+    except OSError:
+        return False
+    return bool((sets[b"SigPnd"] | sets[b"ShdPnd"]) & ~sets[b"SigBlk"])
 
 
 def _number(tid: int, field: str) -> int:

@@ -52,6 +52,9 @@ EVENT_STOP: Final = 128
 #: Indices into `struct user_regs_struct` as 27 unsigned 64-bit words.
 RAX, RSI, RDI, ORIG_RAX, RIP = 10, 13, 14, 15, 16
 WORDS: Final = 27
+#: `orig_rax` of a thread that makes no call, and the length of the instruction `syscall` in bytes.
+NO_CALL: Final = (1 << 64) - 1
+SYSCALL_INSTRUCTION: Final = 2
 
 # PyDLL keeps the GIL: a ptrace request takes a microsecond, and releasing and reacquiring the lock
 # would cost as much. Without argtypes a call is faster by half a microsecond; integers then are C
