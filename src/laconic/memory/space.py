@@ -249,7 +249,11 @@ class AddressSpace:
                     self.held.set(begin, stop, vma)
 
     def grow(self, host: RangeMap[Vma]) -> int:
-        """Add the stack growth that `host` shows to both maps; return its size in bytes. O(n)."""
+        """Add the stack growth that `host` shows to both maps; return its size in bytes. O(n).
+
+        On the host, it belongs to the VMA above. So it has that VMA's locks, even if the host was
+        read while an mlockall was setting them.
+        """
         grown = 0
         for start, end, vma in host:
             if not vma.flags & VM_GROWSDOWN:
@@ -258,7 +262,8 @@ class AddressSpace:
                 above = self.vmas.get(stop) if ours is None else None
                 if above is not None and above.flags & VM_GROWSDOWN:
                     # smaps does not show the policy, and older traces do not have the key.
-                    pages = vma._replace(pkey=above.pkey, policy=above.policy)
+                    flags = vma.flags & ~VM_LOCKED_MASK | above.flags & VM_LOCKED_MASK
+                    pages = vma._replace(flags=flags, pkey=above.pkey, policy=above.policy)
                     self.vmas.set(begin, stop, pages)
                     self.held.set(begin, stop, pages)
                     grown += stop - begin

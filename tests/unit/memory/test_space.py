@@ -7,6 +7,7 @@ import pytest
 from laconic.memory import flags as f
 from laconic.memory.change import ZERO, Change, Outcome
 from laconic.memory.layout import Layout
+from laconic.memory.mlock import mlockall
 from laconic.memory.mprotect import mprotect
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
@@ -230,6 +231,17 @@ def test_growth_takes_the_key_and_the_policy_of_the_stack() -> None:
     here.adopt([(at(2), at(4), stack)])
     assert here.grow(host("GGGG")) == 2 * PAGE
     assert list(here.vmas) == list(here.held) == [(at(0), at(4), stack)]
+
+
+def test_growth_has_the_locks_that_an_mlockall_is_setting() -> None:
+    # ..GG  wanted locked, not confirmed yet
+    # GGGG  the host's, read before mlockall had locked it
+    locked = LEGEND["G"].with_flags(LEGEND["G"].flags | f.VM_LOCKED)
+    here = space("..GG")
+    outcome = mlockall(here, f.MCL_CURRENT)
+    here.grow(host("GGGG"))
+    here.commit(outcome)
+    assert list(here.vmas) == list(here.held) == [(at(0), at(4), locked)]
 
 
 # For people
