@@ -131,7 +131,7 @@ Check = Callable[[Row], bool]
 
 
 def _call_check(name: str) -> Check:
-    # Almost all calls of a trace are plain ones, whose check takes a fourth of the time.
+    # Almost all calls of a trace are plain ones, whose check is short.
     is_plain = _PLAIN.get(name)
 
     def check(row: Row) -> bool:

@@ -121,18 +121,18 @@ def _returned(
 def _jemalloc(figures: AdviceFigures, images: list[Image]) -> Iterator[Advice]:
     discards = sum(image.discards for image in images)
     if discards >= OFTEN:
+        why = _discarded(figures, images, discards, "jemalloc")
         yield variable(
             "MALLOC_CONF",
             "dirty_decay_ms:-1,muzzy_decay_ms:-1",
-            f"{_discarded(figures, images, 'jemalloc')}, which Gramine zeroes one by one. Those "
-            "that the program itself asks for remain, and what is freed stays in the enclave",
+            f"{why}, which Gramine zeroes one by one. Those that the program itself asks for "
+            "remain, and what is freed stays in the enclave",
             discards=discards,
         )
 
 
-def _discarded(figures: AdviceFigures, images: list[Image], allocator: str) -> str:
+def _discarded(figures: AdviceFigures, images: list[Image], discards: int, allocator: str) -> str:
     # The cause of settings that keep what is freed.
-    discards = sum(image.discards for image in images)
     owners = figures.owners(images, lambda image: image.discards)
     return f"{owners}: {allocator} gave freed pages back by {plural(discards, 'madvise')}"
 
@@ -142,7 +142,7 @@ def _mimalloc(figures: AdviceFigures, images: list[Image]) -> Iterator[Advice]:
     reserved = [region.length for image in images for region in image.reservations]
     opens = sum(map(_opens, images))
     if discards >= OFTEN:
-        why = _discarded(figures, images, "mimalloc")
+        why = _discarded(figures, images, discards, "mimalloc")
         yield variable("MIMALLOC_PURGE_DELAY", "-1", why + " (from 2.1 on)", discards=discards)
         yield variable("MIMALLOC_ALLOW_DECOMMIT", "0", why + " (2.0)", discards=discards)
     if opens >= OFTEN:
