@@ -15,6 +15,7 @@ from laconic.linux.clone import CLONE_VM
 from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
 from laconic.memory.calls import Call
 from laconic.memory.change import Outcome
+from laconic.memory.flags import VM_MERGEABLE
 from laconic.memory.hostrule import HostRule
 from laconic.memory.ledger import Ledger
 from laconic.memory.space import AddressSpace
@@ -113,7 +114,8 @@ class Mediator:
         if space is None:
             ptrace.resume(self.go_on, thread.tid)
             return
-        if name == "mremap" and not self.attached and self._handles_signal_first(thread, stop[1]):
+        interruptible = self._is_interruptible(space, name, args)
+        if interruptible and self._handles_signal_first(thread, stop[1]):
             return
         manager = self.manager
         try:
@@ -138,10 +140,23 @@ class Mediator:
         if self.recorder is not None:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
 
+    def _is_interruptible(
+        self, space: AddressSpace | None, name: str, args: tuple[int, ...]
+    ) -> bool:
+        # A pending signal stops an mremap of mergeable pages (break_ksm in mm/ksm.c), which then
+        # begins again. Natively the signal must arrive within those microseconds; here it may
+        # arrive at any time during the stop. A frequent timer would stop the call again and again,
+        # and an mremap of several VMAs would fail with EFAULT, because the first VMA has moved.
+        if name != "mremap" or space is None or self.attached:
+            return False
+        start, length = args[:2]
+        return any(
+            vma.flags & VM_MERGEABLE for _, _, vma in space.vmas.parts(start, start + length)
+        )
+
     def _handles_signal_first(self, thread: TracedThread, nr: int) -> bool:
-        # A signal that came before the stop would stop an mremap halfway, as one that comes during
-        # it would (`_forward`). Return whether the thread handles it first, and then makes the call
-        # again: once, because a frequent timer would always have the next signal ready.
+        # Return whether the thread handles a signal that came before the stop, and then makes the
+        # call again: once, because a frequent timer would always have the next signal ready.
         thread.repeated = not thread.repeated and has_signal(thread.tid)
         if not thread.repeated or not self.registers.load(thread.tid):
             return False
@@ -203,12 +218,8 @@ class Mediator:
             return
         if host_args != call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
-        if call.name == "mremap" and not self.attached:
-            # A pending signal stops an mremap of mergeable pages (break_ksm, mm/ksm.c), which is
-            # then restarted. Natively the signal must arrive within those microseconds; here it may
-            # arrive at any time during the stop. A frequent timer would stop the call again and
-            # again, and an mremap of several VMAs would fail with EFAULT, because the first VMA has
-            # moved.
+        if self._is_interruptible(thread.mm.space, *call):
+            # The signals that come during the stop wait for the end of the call.
             thread.signal_mask = ptrace.set_signal_mask(thread.tid, ALL_SIGNALS)
         thread.awaits_exit = True
         ptrace.resume(SYSCALL, thread.tid)

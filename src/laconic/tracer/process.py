@@ -293,16 +293,12 @@ def status_line(tid: int, field: str) -> str:
 
 def has_signal(tid: int) -> bool:
     """True if a signal is pending that a thread does not block."""
-    sets: dict[bytes, int] = {}
-    try:
-        with open(f"/proc/{tid}/status", "rb") as file:
-            for line in file:
-                if line.startswith((b"SigPnd", b"ShdPnd", b"SigBlk")):
-                    name, _, mask = line.partition(b":")
-                    sets[name] = int(mask, 16)
-    except OSError:
-        return False
-    return bool((sets[b"SigPnd"] | sets[b"ShdPnd"]) & ~sets[b"SigBlk"])
+    pending = _signal_set(tid, "SigPnd") | _signal_set(tid, "ShdPnd")
+    return bool(pending & ~_signal_set(tid, "SigBlk"))
+
+
+def _signal_set(tid: int, field: str) -> int:
+    return int(status_line(tid, field) or "0", 16)
 
 
 def _number(tid: int, field: str) -> int:
