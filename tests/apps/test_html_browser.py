@@ -42,9 +42,7 @@ def page(path: str, rules: Sequence[Suppression] = (), name: str = "") -> Path:
     """The page of a trace, beside it."""
     made = Path(path).with_suffix(f"{name}.html")
     made.write_bytes(
-        as_html(
-            collect(laconic.trace.open(path), costs.load(costs.DEFAULT), jobs=1, suppressions=rules)
-        )
+        as_html(collect(laconic.trace.open(path), costs.load(costs.DEFAULT), suppressions=rules))
     )
     return made
 
@@ -847,7 +845,7 @@ class TestForEveryone:
         profile = costs.CostProfile("long", "a machine", figures)
         made = tmp_path / "long.html"
         trace = laconic.trace.open(known(tmp_path / "a.trace"))
-        made.write_bytes(as_html(collect(trace, profile, jobs=1)))
+        made.write_bytes(as_html(collect(trace, profile)))
         cut = (
             "[...document.querySelectorAll('svg text')].filter((text) => { const a = "
             "text.getBoundingClientRect(),"

@@ -40,7 +40,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {}
     for name, (one, other) in traces.items():
         made[name] = at / f"{name}.html"
-        found = pair(TraceReader(one), TraceReader(other), costs.load(), jobs=1)
+        found = pair(TraceReader(one), TraceReader(other), costs.load())
         made[name].write_bytes(as_html(found))
     return made
 

@@ -3,7 +3,8 @@ that Linux would execute.
 
 Strategies are independent of each other, so those of a long trace are distributed to processes,
 each of which replays the trace. A log does not record which pages were touched: its figures are
-ranges, from two replays.
+ranges, from enclaves under two assumptions. `Comparison` compares strategies in a replay that
+another analysis makes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from laconic.replay import FIGURES, Replayed, replay_trace
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
-from laconic.replay.selected import Selected, drop_unselected, join_touches
+from laconic.replay.selected import Selected, drop_unselected, join_labels, join_touches
 from laconic.sgx.costs import DEFAULT, CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
@@ -249,10 +250,10 @@ def compare(
     names = [display_name(each) for each in strategies]
     if len(set(names)) < len(names):
         raise LaconicError(f"two strategies have one name in {', '.join(names)}: rename one")
-    makers = [maker for each in strategies for maker in (_ENDS if each == BOUND else (each,))]
+    makers = _with_ends(strategies)
     for maker in makers:
         _maker(maker, profile, model, {})
-    guesses = [False] if trace.source == "run" else [False, True]
+    guesses = _guesses(trace)
     jobs = jobs or len(os.sched_getaffinity(0))
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
@@ -262,12 +263,75 @@ def compare(
         for group in groups
     ]
     tell = progress or (lambda done: None)
-    parts = _side_by_side(tasks, tell) if shared else _in_turn(tasks, trace, tell)
-    cases: dict[bool, dict[str, _Book]] = {guess: {} for guess in guesses}
+    parts = _side_by_side(tasks, tell) if shared else _replay(trace, tasks, tell)
+    trace.loss = parts[0].loss
+    return _compared(names, profile, model, tasks, parts)
+
+
+class Comparison:
+    """A comparison of `NAMES` and the bound, as by `compare`, in a replay of `trace` that another
+    analysis makes.
+
+    `modeled` are enclaves of that analysis. Their strategies are not modeled a second time, unless
+    under another assumption; `call_of` maps their labels to those of `compare`. The replay must
+    have `listeners`, after `modeled`. With `selection`, the unselected work of `modeled` must be
+    dropped before `result` is called (`drop_unselected`).
+    """
+
+    def __init__(
+        self,
+        trace: TraceReader,
+        profile: CostProfile,
+        selection: Selection | None,
+        modeled: Enclaves,
+        call_of: Callable[[Hashable], Hashable],
+    ) -> None:
+        self._names = (*NAMES, BOUND)
+        self._profile = profile
+        self._modeled = modeled
+        self._call_of = call_of
+        makers = _with_ends(self._names)
+        self._tasks = []
+        for guess in _guesses(trace):
+            needed = makers
+            if guess == modeled.assume_touched:
+                needed = [maker for maker in makers if maker not in modeled.meters]
+            self._tasks.append(_Task(trace.path, needed, profile, guess, Model(), selection))
+        self._models = [_Models(task) for task in self._tasks]
+        self.listeners: list[Listener] = [
+            listener for models in self._models for listener in models.listeners
+        ]
+
+    def result(self, replay: Replay) -> Compared:
+        """Return the figures, after the replay. O(labels)."""
+        parts = [models.part(replay) for models in self._models]
+        for task, part in zip(self._tasks, parts, strict=True):
+            if task.assume_touched == self._modeled.assume_touched:
+                part.books.update(_books(self._modeled, self._call_of))
+        return _compared(self._names, self._profile, Model(), self._tasks, parts)
+
+
+def _guesses(trace: TraceReader) -> list[bool]:
+    # The assumptions about touched pages (`Enclaves.assume_touched`) that the figures are based on.
+    return [False] if trace.source == "run" else [False, True]
+
+
+def _with_ends(strategies: Iterable[Given]) -> list[Given]:
+    # The bound has an enclave for each end of the cost profile.
+    return [maker for each in strategies for maker in (_ENDS if each == BOUND else (each,))]
+
+
+def _compared(
+    names: Iterable[str],
+    profile: CostProfile,
+    model: Model,
+    tasks: Sequence[_Task],
+    parts: Sequence[_Part],
+) -> Compared:
+    cases: dict[bool, dict[str, _Book]] = {}
     for task, part in zip(tasks, parts, strict=True):
-        cases[task.assume_touched] |= part.books
+        cases.setdefault(task.assume_touched, {}).update(part.books)
     first = parts[0]
-    trace.loss = first.loss
     figures = {
         name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names
     }
@@ -276,7 +340,7 @@ def compare(
         figures,
         profile,
         first.programs,
-        len(guesses) > 1,
+        len(cases) > 1,
         *first[2:7],
         model,
         found,
@@ -437,56 +501,72 @@ def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, R
     return partial(verified, make=make, report=report, pte=pte)
 
 
-def _replay(trace: TraceReader, task: _Task, progress: Progress) -> _Part:
-    reports: dict[str, Report] = {}
-    makers = {
-        display_name(maker): _maker(maker, task.profile, task.model, reports)
-        for maker in task.makers
-    }
-    # With a selection, the first touches of pages belong to the call that mapped them.
-    enclaves = Enclaves(
-        makers,
-        task.assume_touched,
-        by_owner=task.selection is not None,
-        selection=task.selection,
-    )
-    listeners: list[Listener] = [enclaves]
-    if task.selection is not None:
-        listeners.append(counting := Selected(Listener(), task.selection))
+class _Models:
+    # The enclaves of one task, as listeners of a replay.
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self._reports: dict[str, Report] = {}
+        makers = {
+            display_name(maker): _maker(maker, task.profile, task.model, self._reports)
+            for maker in task.makers
+        }
+        # With a selection, the first touches of pages belong to the call that mapped them.
+        self._enclaves = Enclaves(
+            makers,
+            task.assume_touched,
+            by_owner=task.selection is not None,
+            selection=task.selection,
+        )
+        self.listeners: list[Listener] = [self._enclaves]
+        self._counting: Selected | None = None
+        if task.selection is not None:
+            self._counting = Selected(Listener(), task.selection)
+            self.listeners.append(self._counting)
+
+    def part(self, engine: Replay) -> _Part:
+        # The results, after the replay.
+        if self._task.selection is not None:
+            drop_unselected(self._enclaves, self._task.selection, engine.started)
+            join_touches(self._enclaves)
+        ledger = engine.ledger if self._counting is None else self._counting.ledger
+        return _Part(
+            _books(self._enclaves),
+            engine.started,
+            ledger.calls,
+            engine.ledger.processes,
+            engine.number + 1,
+            self._enclaves.unseen,
+            engine.lost.sentences(),
+            {name: report.findings() for name, report in self._reports.items()},
+            engine.trace.loss,
+            engine.measured,
+            _is_unsized(engine),
+        )
+
+
+def _books(
+    enclaves: Enclaves, call_of: Callable[[Hashable], Hashable] | None = None
+) -> dict[str, _Book]:
+    # The meters' results, by strategy; `call_of` maps their labels to others.
+    books = {}
+    for name, meter in enclaves.meters.items():
+        tables = meter.tables if call_of is None else join_labels(meter.tables, call_of)
+        books[name] = _Book(tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
+    return books
+
+
+def _replay(trace: TraceReader, tasks: Sequence[_Task], progress: Progress) -> list[_Part]:
+    # Carry out all tasks in one replay.
+    groups = [_Models(task) for task in tasks]
+    listeners = [listener for models in groups for listener in models.listeners]
     engine = Replay(trace, "laconic", listeners=listeners)
     engine.run(progress=progress)
-    if task.selection is not None:
-        drop_unselected(enclaves, task.selection, engine.started)
-        join_touches(enclaves)
-    books = {
-        name: _Book(meter.tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
-        for name, meter in enclaves.meters.items()
-    }
-    return _Part(
-        books,
-        engine.started,
-        engine.ledger.calls if task.selection is None else counting.ledger.calls,
-        engine.ledger.processes,
-        engine.number + 1,
-        enclaves.unseen,
-        engine.lost.sentences(),
-        {name: report.findings() for name, report in reports.items()},
-        trace.loss,
-        engine.measured,
-        _is_unsized(engine),
-    )
+    return [models.part(engine) for models in groups]
 
 
 def _part_way(tell: Progress, before: int, of: int, size: int, at: int) -> None:
     tell((before * size + at) // of)
-
-
-def _in_turn(tasks: Sequence[_Task], trace: TraceReader, tell: Progress) -> list[_Part]:
-    of = len(tasks)
-    return [
-        _replay(trace, task, partial(_part_way, tell, nr, of, trace.size))
-        for nr, task in enumerate(tasks)
-    ]
 
 
 # Processes
@@ -557,7 +637,7 @@ def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
 def _work(sender: Connection, task: _Task) -> None:
     # Runs in such a process. If its parent is gone, it ends with its next message.
     try:
-        message: Any = _replay(TraceReader(task.path), task, sender.send)
+        message: Any = _replay(TraceReader(task.path), [task], sender.send)[0]
     except BrokenPipeError:
         return
     except LaconicError as error:

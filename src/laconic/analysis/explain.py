@@ -82,51 +82,71 @@ class Explanation:
         return bool(self.found.row.event < MEMORY_CODES)
 
 
-def locate(
-    trace: TraceReader,
-    event: str,
-    progress: Callable[[int], None] | None = None,
-    selection: Selection | None = None,
-) -> Found:
-    """Return the row that `event` names: by its number; by `@SECONDS`: the first memory call then
-    or later; or by `CALL:N`: the `N`th call of that name. With `selection`, only its calls are
-    counted, except for a number. Reads the trace to its end.
+class EventSearch:
+    """The search for the row that `event` names, in the rows of a trace.
 
-    Raises LaconicError if there is no such row, or `event` has another form.
+    An event is the number of a row; `@SECONDS`: the first memory call then or later; or `CALL:N`:
+    the `N`th call of that name. With `selection`, only its calls are counted, except for a number.
+    `found` is the row, as soon as it was read. `begins` are the numbers of the `begin` rows of the
+    calls that may be that row: if it was not read yet, those of all calls that have not ended.
+
+    Raises LaconicError if `event` has another form.
     """
-    fits = wanted(event, trace.names)
-    row_filter = None
-    if selection is not None and not event.isdigit():
-        row_filter = RowFilter(selection, trace.names)
-    begun: dict[int, tuple[int, int]] = {}
-    found: Found | None = None
-    symbols = []
-    number, last, calls = -1, 0, [0] * MEMORY_CODES
-    for batch in trace.batches():
+
+    def __init__(self, trace: TraceReader, event: str, selection: Selection | None = None) -> None:
+        self.found: Found | None = None
+        self.begins: set[int] = set()
+        self._trace = trace
+        self._event = event
+        self._fits = wanted(event, trace.names)
+        self._filter: RowFilter | None = None
+        if selection is not None and not event.isdigit():
+            self._filter = RowFilter(selection, trace.names)
+        # By thread: the number of its `begin` row, and the event code of the call.
+        self._begun: dict[int, tuple[int, int]] = {}
+        self._symbols: list[Row] = []
+        self._number = -1
+        self._last_time = 0
+        self._calls = [0] * MEMORY_CODES
+
+    def read(self, batch: Iterable[Row]) -> None:
+        """Read the next rows of the trace. O(rows)."""
+        begun, row_filter = self._begun, self._filter
         for row in batch:
-            number += 1
+            self._number += 1
             code = row.event
             if code == _BEGIN:
-                begun[row.tid] = number, row.said
+                begun[row.tid] = self._number, row.said
             elif code == _SYMBOLS:
-                symbols.append(row)
+                self._symbols.append(row)
             selected = row_filter is None or row_filter.includes(row)
-            if found is None:
-                if selected and fits(number, row):
+            if self.found is None:
+                if selected and self._fits(self._number, row):
                     begin = begun.get(row.tid, (None, -1))
-                    found = Found(number, row, begin[0] if begin[1] == code else None, None)
-            elif found.next_call is None and code < MEMORY_CODES:
-                found = found._replace(next_call=number)
+                    work_began = begin[0] if begin[1] == code else None
+                    self.found = Found(self._number, row, work_began, None)
+            elif self.found.next_call is None and code < MEMORY_CODES:
+                self.found = self.found._replace(next_call=self._number)
             if code < MEMORY_CODES:
                 if selected:
-                    calls[code] += 1
-                    last = row.time
+                    self._calls[code] += 1
+                    self._last_time = row.time
                 begun.pop(row.tid, None)
-        if progress is not None:
-            progress(trace.position)
-    if found is None:
-        raise LaconicError(_nowhere(event, trace, number, calls, last))
-    return found._replace(symbols=tuple(symbols))
+        if self.found is None:
+            self.begins = {number for number, _ in begun.values()}
+        else:
+            self.begins = set() if self.found.begin is None else {self.found.begin}
+
+    def is_past(self, number: int) -> bool:
+        """Return whether the row `number` follows the one that was found. O(1)."""
+        return self.found is not None and number > self.found.number
+
+    def result(self) -> Found:
+        """Return the row, after all rows were read. Raises LaconicError if there is none."""
+        if self.found is None:
+            message = _nowhere(self._event, self._trace, self._number, self._calls, self._last_time)
+            raise LaconicError(message)
+        return self.found._replace(symbols=tuple(self._symbols))
 
 
 def wanted(event: str, names: Sequence[str] = EVENTS) -> Callable[[int, Row], bool]:
@@ -185,19 +205,25 @@ def explain(
     stacks: Stacks | None = None,
     selection: Selection | None = None,
 ) -> Explanation:
-    """Return everything that is known about the row that `event` names, as in `locate`. O(events +
-    events up to it × strategies).
+    """Return everything that is known about the row that `event` names, as in `EventSearch`. The
+    trace is read once; it is replayed up to that row. O(events + events up to it × strategies).
 
     Raises LaconicError if it does not exist, or the trace cannot be read.
     """
-    found = locate(trace, event, progress, selection)
-    loss = [trace.loss] if trace.loss else []
+    search = EventSearch(trace, event, selection)
     stacks = stacks or Stacks()
     enclaves = Enclaves({name: strategy(name) for name in NAMES})
-    explainer = _Explainer(trace, found, enclaves)
+    explainer = _Explainer(trace, search, enclaves)
     replay = Replay(trace, "laconic", listeners=[enclaves, explainer], stacks=stacks)
-    replay.run(lambda number, _: number > found.number, progress)
-    explanation = explainer.explanation
+    batches = trace.batches()
+    replay.run(lambda number, _: search.is_past(number), progress, _searched(batches, search))
+    for batch in batches:
+        search.read(batch)
+        if progress is not None:
+            progress(trace.position)
+    found = search.result()
+    explanation = explainer.explanation or _explanation(trace, found)
+    explanation.found = found
     row = found.row
     if explanation.stack == NO_STACK:
         explanation.stack = stacks.next.get(row.tid, NO_STACK)
@@ -205,48 +231,90 @@ def explain(
     for row in found.symbols:
         stacks.take(row)
     explanation.stacks = stacks
-    explanation.loss = [*replay.lost.sentences(), *loss]
+    explanation.loss = [*replay.lost.sentences(), *([trace.loss] if trace.loss else [])]
     return explanation
+
+
+def _searched(batches: Iterable[list[Row]], search: EventSearch) -> Iterator[list[Row]]:
+    # The search is a batch ahead of the replay. Therefore, few calls must be watched from their
+    # `begin` rows on: only those that end in a later batch, and the one that was found.
+    for batch in batches:
+        search.read(batch)
+        yield batch
+
+
+def _explanation(trace: TraceReader, found: Found) -> Explanation:
+    # What the row itself shows.
+    explanation = Explanation(found, trace.names[found.row.event])
+    if trace.source == "run":
+        explanation.strategy = trace.about.get("strategy") or "laconic"
+        explanation.recorded = found.row.said
+    return explanation
+
+
+@dataclass(slots=True)
+class _Start:
+    # The state of a call before it began: the address space, and each enclave's work. `counts` and
+    # `changes` are of the part of the call that was done before its end.
+    before: list[Labelled]
+    work: dict[str, Counter[str]]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
 
 
 class _Explainer(Listener):
     # Follows a replay up to one call, under every strategy, and records what that call alone does.
+    # `explanation` is None until the call is reached.
 
-    def __init__(self, trace: TraceReader, found: Found, enclaves: Enclaves) -> None:
+    def __init__(self, trace: TraceReader, search: EventSearch, enclaves: Enclaves) -> None:
         self.trace = trace
-        self.found = found
+        self.search = search
         self.enclaves = enclaves
-        self.explanation = Explanation(found, trace.names[found.row.event])
-        if trace.source == "run":
-            recorded = trace.about.get("strategy") or "laconic"
-            self.explanation.strategy, self.explanation.recorded = recorded, found.row.said
-        self._before: list[Labelled] | None = None
-        self._work_before: dict[str, Counter[str]] = {}
-        self._committed: tuple[Change, ...] = ()
-        self._watching = False
+        self.explanation: Explanation | None = None
+        # By the numbers of `begin` rows: the calls that may be the one to explain.
+        self._starts: dict[int, _Start] = {}
+        # The call of the row that is being replayed.
+        self._start: _Start | None = None
+
+    def _found(self, number: int) -> Found | None:
+        # Return the row to explain, if it is this one.
+        found = self.search.found
+        return found if found is not None and found.number == number else None
 
     def call_begins(self, number: int, row: Row, thread: ReplayedThread) -> None:
         """Note what the pages are, and what the enclaves did, before the call."""
-        self._watching = number in (self.found.number, self.found.begin)
-        if not self._watching or thread.mm.space is None:
+        self._start = None
+        found = self._found(number)
+        if thread.mm.space is None or (found is None and number not in self.search.begins):
             return
-        if self._before is None:
-            self._before = labelled(thread.mm.space)
-        self._work_before = self._work()
+        start = None
+        if found is not None and found.begin is not None:
+            start = self._starts.get(found.begin)
+        if start is None:
+            start = _Start(labelled(thread.mm.space), self._work())
+        else:
+            start.work = self._work()
+        self._start = start
+        if found is None:
+            begins = self.search.begins
+            self._starts = {old: self._starts[old] for old in self._starts if old in begins}
+            self._starts[number] = start
 
     def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
         """Note the changes that are done before the call has ended."""
-        if self._watching:
-            self._add_work()
-            self._committed = changes
+        if self._start is not None:
+            self._add_work(self._start)
+            self._start.changes = changes
 
     def call_ignored(self, number: int, row: Row, stack: int, followed: bool) -> None:
         """Note why nothing more is known."""
-        if number != self.found.number:
+        found = self._found(number)
+        if found is None:
             return
-        self.explanation.stack = stack
-        self.explanation.answer = row.result
-        self.explanation.why_not = (
+        self.explanation = explanation = _explanation(self.trace, found)
+        explanation.stack = stack
+        explanation.answer = row.result
+        explanation.why_not = (
             "no bookkeeping concerns it: it changes nothing, and the host answers it"
             if followed
             else "its process is not followed: a 32-bit program, or one that hides its memory map"
@@ -254,10 +322,14 @@ class _Explainer(Listener):
 
     def call_done(self, done: CallDone) -> None:
         """Record what the call did."""
-        if done.number != self.found.number:
+        found = self._found(done.number)
+        if found is None:
             return
-        explanation, row, space = self.explanation, done.row, done.thread.mm.space
-        self._add_work()
+        start, row, space = self._start, done.row, done.thread.mm.space
+        assert space is not None and start is not None
+        self._add_work(start)
+        self.explanation = explanation = _explanation(self.trace, found)
+        explanation.counts = start.counts
         explanation.stack = done.stack
         explanation.answer = done.result
         if done.file is not None:
@@ -268,13 +340,12 @@ class _Explainer(Listener):
             explanation.why_not = "the log does not show its result"
         if explanation.why_not:
             explanation.counts = {}
-        assert space is not None and self._before is not None
-        outcome, after, changes = done.outcome, labelled(space), self._committed + done.changes
+        outcome, after, changes = done.outcome, labelled(space), start.changes + done.changes
         if outcome.ask and not changes:
             # The bookkeeping could not predict the call, so it was re-read from the host.
-            changes = differences(self._before, after)
+            changes = differences(start.before, after)
         explanation.requested = _requested(explanation.name, row, done.result, changes)
-        explanation.runs = list(around(self._before, after, explanation.requested, changes))
+        explanation.runs = list(around(start.before, after, explanation.requested, changes))
         explanation.changes = changes
         explanation.touched = self._touched(row, changes)
         explanation.asks = outcome.ask
@@ -282,11 +353,11 @@ class _Explainer(Listener):
             args = row.args
             explanation.host_call = done.name, only_changes(done.name, args, outcome) or args
 
-    def _add_work(self) -> None:
+    def _add_work(self, start: _Start) -> None:
         # Add the work for this call; touches that were recorded in between are left out.
         for name, counts in self._work().items():
-            more = self.explanation.counts.setdefault(name, {})
-            for thing, count in (counts - self._work_before[name]).items():
+            more = start.counts.setdefault(name, {})
+            for thing, count in (counts - start.work[name]).items():
                 more[thing] = more.get(thing, 0) + count
 
     def _work(self) -> dict[str, Counter[str]]:

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from laconic.analysis.baseline import EnclaveBasis, Key, RunFigures, Tally, from_sites
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
-from laconic.analysis.compare import BOUND, Compared, compare
+from laconic.analysis.compare import Compared, Comparison
 from laconic.analysis.diff import Delta, Difference, diff
 from laconic.analysis.frames import StackPlaces, own_frames
-from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, Sites, sites
+from laconic.analysis.sites import EVERY_CALL, LACONIC, Site, SiteCounting, Sites, call_of
 from laconic.analysis.suppressions import Suppression, matching
+from laconic.replay.engine import Replay
 from laconic.sgx.costs import CostProfile
-from laconic.strategies import NAMES
 from laconic.trace.reader import TraceReader
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
@@ -103,32 +103,18 @@ def pair(
     suppressions: Sequence[Suppression] = (),
     *,
     progress: Callable[[int], None] | None = None,
-    jobs: int | None = None,
     selection: Selection | None = None,
 ) -> Pair:
-    """Compare two traces. `jobs` and `selection` are as in `compare`; `progress` is called with the
-    number of bytes that have been read. Each trace is read twice: for its sites, and for the
-    strategies.
+    """Compare two traces. `selection` is as in `compare`; `progress` is called with the number of
+    bytes that have been read. Each trace is read once.
 
     Raises LaconicError if one of them cannot be read. O(events × strategies).
     """
     tell = progress or (lambda done: None)
-    read = 0
-    sides = []
-    for trace in (before, after):
-        found = sites(trace, progress=_from(tell, read), selection=selection)
-        read += trace.size
-        compared = None
-        if found.ledger.calls:
-            names = [*NAMES, BOUND]
-            tail = _from(tell, read)
-            compared = compare(trace, names, profile, progress=tail, jobs=jobs, selection=selection)
-        read += trace.size
-        today, laconic = (
-            from_sites(found, trace.path, suppressions, EnclaveBasis(name, profile))
-            for name in (EVERY_CALL, LACONIC)
-        )
-        sides.append(Side(trace.path, trace.about, trace.machine, found, today, laconic, compared))
+    sides = [
+        _side(before, profile, suppressions, tell, selection),
+        _side(after, profile, suppressions, _from(tell, before.size), selection),
+    ]
     first, second = sides
     difference = diff(first.today, second.today)
     return Pair(
@@ -139,6 +125,27 @@ def pair(
         _rows(first, second),
         _graph(first, second, profile, suppressions),
     )
+
+
+def _side(
+    trace: TraceReader,
+    profile: CostProfile,
+    suppressions: Sequence[Suppression],
+    tell: Callable[[int], None],
+    selection: Selection | None,
+) -> Side:
+    counting = SiteCounting((EVERY_CALL, LACONIC), Stacks(), selection)
+    comparison = Comparison(trace, profile, selection, counting.enclaves, call_of)
+    listeners = [*counting.listeners, *comparison.listeners]
+    replay = Replay(trace, "laconic", listeners=listeners, stacks=counting.stacks)
+    replay.run(progress=tell)
+    found = counting.result(replay)
+    today, laconic = (
+        from_sites(found, trace.path, suppressions, EnclaveBasis(name, profile))
+        for name in (EVERY_CALL, LACONIC)
+    )
+    compared = comparison.result(replay) if found.ledger.calls else None
+    return Side(trace.path, trace.about, trace.machine, found, today, laconic, compared)
 
 
 def _from(tell: Callable[[int], None], start: int) -> Callable[[int], None]:

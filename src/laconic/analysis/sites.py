@@ -8,14 +8,14 @@ calls, and for the first touch of each page that they mapped last.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from laconic.analysis.advise.hints import Hints
 from laconic.analysis.frames import own_frames
 from laconic.libos.strategy import Strategy
 from laconic.memory.ledger import Ledger
-from laconic.replay.enclaves import AROUND, OTHER, Enclaves, Touch
+from laconic.replay.enclaves import AROUND, OTHER, TOUCH, Enclaves, Touch, Unfinished
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.selected import Selected, drop_unselected
@@ -246,6 +246,16 @@ def site_label(done: CallDone) -> SiteLabel:
     return SiteLabel(done.name, done.stack, done.program, done.is_redundant)
 
 
+def call_of(label: Hashable) -> Hashable:
+    """Return under which label `Enclaves` without a `label` function, and without owners, count the
+    work that they count under `label` with `site_label` and by owner. O(1)."""
+    if isinstance(label, Touch):
+        return TOUCH
+    if isinstance(label, (SiteLabel, Unfinished)):
+        return label.call
+    return label
+
+
 class SiteCollector(Listener):
     """Counts every memory call at its site. `sites` are in the order of their first calls."""
 
@@ -312,6 +322,50 @@ class SiteCollector(Listener):
         return around[label if isinstance(label, str) and label in around else OTHER]
 
 
+class SiteCounting:
+    """The sites of a trace and their costs, from a replay that has `listeners`, in this order, and
+    `stacks`."""
+
+    def __init__(
+        self,
+        strategies: str | type[Strategy] | Iterable[str | type[Strategy]],
+        stacks: Stacks,
+        selection: Selection | None,
+    ) -> None:
+        self.stacks = stacks
+        self.enclaves = Enclaves(
+            {display_name(each): maker(each) for each in as_list(strategies)},
+            label=site_label,
+            by_owner=True,
+            selection=selection,
+        )
+        self._selection = selection
+        self._collector = SiteCollector()
+        self._selected: Selected | None = None
+        if selection is not None:
+            self._selected = Selected(self._collector, selection)
+        self.listeners: list[Listener] = [self.enclaves, self._selected or self._collector]
+
+    def result(self, replay: Replay) -> Sites:
+        """Return the sites, after the replay; its unselected work is dropped. O(labels)."""
+        if self._selection is not None:
+            drop_unselected(self.enclaves, self._selection, replay.started)
+        around = self._collector.add_costs(self.enclaves)
+        return Sites(
+            list(self._collector.sites.values()),
+            self.stacks,
+            replay.ledger if self._selected is None else self._selected.ledger,
+            self.enclaves.meters,
+            replay.started,
+            replay.losses,
+            replay.number + 1,
+            replay.trace.source,
+            around,
+            replay.trace.has_touches,
+            self._selection,
+        )
+
+
 def sites(
     trace: TraceReader | str,
     strategies: str | type[Strategy] | Iterable[str | type[Strategy]] = (EVERY_CALL, LACONIC),
@@ -330,35 +384,12 @@ def sites(
     Raises LaconicError if the trace cannot be read. O(events), memory O(sites).
     """
     trace = TraceReader(trace) if isinstance(trace, str) else trace
-    stacks = stacks or Stacks()
-    collector = SiteCollector()
-    enclaves = Enclaves(
-        {display_name(each): maker(each) for each in as_list(strategies)},
-        label=site_label,
-        by_owner=True,
-        selection=selection,
-    )
-    counting = None if selection is None else Selected(collector, selection)
-    listeners = [enclaves, counting or collector, *(() if hints is None else hints.listeners)]
-    replay = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
+    counting = SiteCounting(strategies, stacks or Stacks(), selection)
+    listeners = [*counting.listeners, *(() if hints is None else hints.listeners)]
+    replay = Replay(trace, "laconic", listeners=listeners, stacks=counting.stacks)
     replay.run(progress=progress)
-    if selection is not None:
-        drop_unselected(enclaves, selection, replay.started)
-    around = collector.add_costs(enclaves)
-    hinted: list[str] = []
-    if hints is not None:
-        hinted = hints.found(replay, enclaves.meters, stacks, profile or costs.load())
-    return Sites(
-        list(collector.sites.values()),
-        stacks,
-        replay.ledger if counting is None else counting.ledger,
-        enclaves.meters,
-        replay.started,
-        replay.losses,
-        replay.number + 1,
-        trace.source,
-        around,
-        trace.has_touches,
-        selection,
-        hinted,
-    )
+    found = counting.result(replay)
+    if hints is None:
+        return found
+    hinted = hints.found(replay, found.meters, found.stacks, profile or costs.load())
+    return replace(found, hints=hinted)

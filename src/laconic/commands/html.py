@@ -179,8 +179,7 @@ def _compare(
     if list(paths) == ["-", "-"]:
         raise LaconicError("standard input can be only one of the two runs; name a file for one")
     before, after = (open_trace(path) for path in paths)
-    # Each trace is read twice.
-    total = 2 * (before.size + after.size)
+    total = before.size + after.size
     with progress(f"replaying {before.path} and {after.path}", total) as update:
         found = pair(before, after, profile, rules, progress=update, selection=chosen)
     for trace, side in ((before, found.before), (after, found.after)):

@@ -3,7 +3,7 @@ call, and only the selected ones are counted."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import AROUND, NOT_SELECTED, OTHER, TOUCH, Enclaves, Touch
@@ -59,8 +59,16 @@ def drop_unselected(enclaves: Enclaves, selection: Selection, programs: Sequence
 def join_touches(enclaves: Enclaves) -> None:
     """Count all touches under TOUCH, whichever call mapped the pages. O(labels)."""
     for meter in enclaves.meters.values():
-        tables: dict[tuple[int, Hashable], Counts] = {}
-        for (number, label), counts in meter.tables.items():
-            joined = TOUCH if isinstance(label, Touch) else label
-            tables.setdefault((number, joined), Counts()).add(counts)
-        meter.tables = tables
+        meter.tables = join_labels(
+            meter.tables, lambda label: TOUCH if isinstance(label, Touch) else label
+        )
+
+
+def join_labels(
+    tables: Mapping[tuple[int, Hashable], Counts], joined: Callable[[Hashable], Hashable]
+) -> dict[tuple[int, Hashable], Counts]:
+    """Return the counts of `tables`, by process and `joined(label)`. O(labels)."""
+    sums: dict[tuple[int, Hashable], Counts] = {}
+    for (number, label), counts in tables.items():
+        sums.setdefault((number, joined(label)), Counts()).add(counts)
+    return sums

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import laconic.trace
-from laconic.analysis.explain import Explanation, explain, locate
+from laconic.analysis.explain import Explanation, explain
 from laconic.analysis.neighbourhood import Run
 from laconic.analysis.sites import sites
 from laconic.commands import main
@@ -359,7 +359,7 @@ class TestEvents:
         second = [number for number, row in enumerate(rows) if row.event == CODES["mprotect"]][1]
         when = rows[second][1] / 1e9
         for event in (str(second), "mprotect:2", f"@{when:.9f}", f"@{when - 1e-4:.9f}"):
-            assert locate(laconic.trace.open(path), event).number == second
+            assert explain(laconic.trace.open(path), event).found.number == second
 
     @pytest.mark.parametrize(
         ("event", "message"),

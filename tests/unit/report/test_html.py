@@ -57,7 +57,7 @@ PROFILE = CostProfile(
 
 def of(path: str) -> Page:
     """The page of a trace."""
-    return collect(laconic.trace.open(path), PROFILE, jobs=1)
+    return collect(laconic.trace.open(path), PROFILE)
 
 
 def figures(host_calls: int) -> Figures:

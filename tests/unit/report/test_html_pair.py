@@ -34,7 +34,7 @@ AFTER = {"grow": (20, 3), "trim": (9, 5), "rest": (1, 1), "fresh": (0, 2)}
 
 def paired(before: str, after: str, rules: list[Suppression] | None = None) -> Pair:
     """Two traces side by side."""
-    return pair(TraceReader(before), TraceReader(after), costs.load(), rules or [], jobs=1)
+    return pair(TraceReader(before), TraceReader(after), costs.load(), rules or [])
 
 
 @pytest.fixture(scope="module")
@@ -176,11 +176,11 @@ def test_the_page_states_the_selection(both: Pair) -> None:
     """It is about the selected calls only."""
     chosen = Selection(calls=("mmap",))
     before, after = (TraceReader(side.name) for side in both.sides)
-    found = pair(before, after, costs.load(), jobs=1, selection=chosen)
+    found = pair(before, after, costs.load(), selection=chosen)
     page = shown(as_html(found))
     assert "Selected: mmap calls" in page and "Calls 1 → to 1 unchanged" in page
     assert "Selected:" not in shown(as_html(both))
-    one = collect(TraceReader(both.before.name), costs.load(), jobs=1, selection=chosen)
+    one = collect(TraceReader(both.before.name), costs.load(), selection=chosen)
     assert "Selected: mmap calls" in shown(as_html(one))
 
 

@@ -33,10 +33,10 @@ class TestSuppressions:
 
     def test_left_out_and_counted(self, tmp_path: Path) -> None:
         trace = laconic.trace.open(known(tmp_path / "a.trace"))
-        page = collect(trace, PROFILE, jobs=1, suppressions=self.RULES)
+        page = collect(trace, PROFILE, suppressions=self.RULES)
         data, plain_data = (
             as_json(page),
-            as_json(collect(laconic.trace.open(trace.path), PROFILE, jobs=1)),
+            as_json(collect(laconic.trace.open(trace.path), PROFILE)),
         )
         assert data["hidden"] == [["it is </script> ours", 1, 8, 6]]
         names = data["names"]
@@ -58,7 +58,7 @@ class TestSuppressions:
     def test_symbols_of_what_is_hidden_alone_are_not_told(self, tmp_path: Path) -> None:
         """A stack that is hidden is on no page, and is not said to be missing."""
         trace = laconic.trace.open(known(tmp_path / "a.trace"))
-        page = collect(trace, PROFILE, jobs=1, suppressions=[Suppression("all", "m*", module="*")])
+        page = collect(trace, PROFILE, suppressions=[Suppression("all", "m*", module="*")])
         data = as_json(page)
         assert data["stacks"] == []
         assert "grow" not in data["names"]
@@ -69,7 +69,7 @@ class TestSuppressions:
     def test_wrappers(self, tmp_path: Path) -> None:
         """How many places of a stack only make the call is told, for the site's name begins after
         them."""
-        data = as_json(collect(laconic.trace.open(known(tmp_path / "a.trace")), PROFILE, jobs=1))
+        data = as_json(collect(laconic.trace.open(known(tmp_path / "a.trace")), PROFILE))
         stacked = [site for site in data["sites"] if data["names"][site[0]] == "mprotect"]
         assert [site[4] for site in stacked] == [1]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from laconic.analysis.compare import compare
-from laconic.analysis.explain import locate
+from laconic.analysis.explain import explain
 from laconic.analysis.info import contents
 from laconic.analysis.sites import sites
 from laconic.analysis.timeline.collect import collect
@@ -121,8 +121,10 @@ def test_the_work_around_the_calls_is_noted(trace: str, tmp_path: Path) -> None:
 
 
 def test_the_nth_call_is_that_of_the_selected_ones(trace: str) -> None:
-    assert locate(open_trace(trace), "mmap:1", selection=Selection(pids=(200,))).row.pid == 200
-    assert locate(open_trace(trace), "mmap:1").row.pid == 100
+    assert (
+        explain(open_trace(trace), "mmap:1", selection=Selection(pids=(200,))).found.row.pid == 200
+    )
+    assert explain(open_trace(trace), "mmap:1").found.row.pid == 100
 
 
 @pytest.mark.parametrize(

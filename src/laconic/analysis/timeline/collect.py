@@ -5,11 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 from laconic.analysis.advise.hints import Hints
-from laconic.analysis.compare import BOUND, Compared, compare
+from laconic.analysis.compare import Compared, Comparison
 from laconic.analysis.frames import StackPlaces, own_frames
 from laconic.analysis.headline import Headline, headline
 from laconic.analysis.sites import (
@@ -19,6 +18,7 @@ from laconic.analysis.sites import (
     SiteCollector,
     Sites,
     Work,
+    call_of,
     site_label,
 )
 from laconic.analysis.suppressions import LOADING, Suppression, matching
@@ -39,7 +39,7 @@ from laconic.replay.selected import drop_unselected
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
-from laconic.strategies import NAMES, strategy
+from laconic.strategies import strategy
 from laconic.trace.reader import TraceReader
 from laconic.trace.records import ARITY
 from laconic.trace.schema import Row
@@ -146,18 +146,16 @@ def collect(
     trace: TraceReader,
     profile: CostProfile,
     progress: Callable[[int], None] | None = None,
-    jobs: int | None = None,
     suppressions: Iterable[Suppression] = (),
     selection: Selection | None = None,
 ) -> Page:
-    """Read a trace to its end, once for its sites and pictures, and for the strategies as `compare`
-    does.
+    """Read a trace to its end, once: for its sites and pictures, and for the strategies as
+    `compare` does.
 
     Symbols are read from the places that the trace names, and for a suppressed stack only those
-    that its rule needs; `jobs` and `selection` are as in `compare`. Raises LaconicError if the
-    trace cannot be read. O(events × strategies); memory O(sites + VMAs).
+    that its rule needs; `selection` is as in `compare`. Raises LaconicError if the trace cannot be
+    read. O(events × strategies); memory O(sites + VMAs).
     """
-    tell = progress or (lambda done: None)
     stacks = Stacks()
     enclaves = Enclaves(
         {name: strategy(name) for name in (EVERY_CALL, LACONIC)},
@@ -166,10 +164,13 @@ def collect(
         selection=selection,
     )
     timeline = Timeline(enclaves, profile, trace.has_touches, selection)
+    comparison = Comparison(trace, profile, selection, enclaves, call_of)
     hints = Hints()
-    listeners = [enclaves, timeline, *(hints.listeners if selection is None else ())]
+    listeners: list[Listener] = [enclaves, timeline, *comparison.listeners]
+    if selection is None:
+        listeners += hints.listeners
     replay = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
-    replay.run(progress=lambda done: tell(done // 2))
+    replay.run(progress=progress)
     if selection is not None:
         drop_unselected(enclaves, selection, replay.started)
     timeline.areas.end_all(max(timeline.calls, 1))
@@ -179,12 +180,7 @@ def collect(
         hinted = hints.found(replay, enclaves.meters, stacks, profile)
     sites = list(timeline.sites.sites.values())
     _share_touches(timeline.cells, timeline.series, sites, profile)
-    compared = None
-    if timeline.calls:
-        tail = partial(_second_half, tell, trace.size)
-        compared = compare(
-            trace, [*NAMES, BOUND], profile, progress=tail, jobs=jobs, selection=selection
-        )
+    compared = comparison.result(replay) if timeline.calls else None
     rules = list(suppressions)
     found = Sites(
         sites,
@@ -258,10 +254,6 @@ def _stacks(
         places[site.stack] = tuple(walk)
         own[number] = len(walk) - len(frames)
     return places, hidden, own
-
-
-def _second_half(tell: Callable[[int], None], size: int, done: int) -> None:
-    tell((size + done) // 2)
 
 
 def _share_touches(cells: Cells, series: Bins, sites: Sequence[Site], profile: CostProfile) -> None:
