@@ -15,7 +15,7 @@ from laconic.analysis.advise.hints import Hints
 from laconic.analysis.frames import own_frames
 from laconic.libos.strategy import Strategy
 from laconic.memory.ledger import Ledger
-from laconic.replay.enclaves import AROUND, OTHER, TOUCH, Enclaves, Touch, Unfinished
+from laconic.replay.enclaves import AROUND, OTHER, TOUCH, Enclaves, Touch
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.selected import Selected, drop_unselected
@@ -251,7 +251,7 @@ def call_of(label: Hashable) -> Hashable:
     work that they count under `label` with `site_label` and by owner. O(1)."""
     if isinstance(label, Touch):
         return TOUCH
-    if isinstance(label, (SiteLabel, Unfinished)):
+    if isinstance(label, SiteLabel):
         return label.call
     return label
 

@@ -157,11 +157,7 @@ class Enclave:
         for books in (self._books, self._unchanged):
             books.pop(old, None)
         for strategy in self.strategies.values():
-            meter = strategy.meter
-            counts = meter.tables.pop((self.number, old), None)
-            if counts is not None:
-                meter.at(self.number, label)
-                meter.counts.add(counts)
+            _relabel(strategy.meter, self.number, old, label)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """Handle the growth of a stack. O(strategies)."""
@@ -229,6 +225,13 @@ class Enclave:
         """End the enclave of the address space. O(strategies × n)."""
         for strategy in self.strategies.values():
             strategy.end()
+
+
+def _relabel(meter: Meter, number: int, old: Hashable, label: Hashable) -> None:
+    counts = meter.tables.pop((number, old), None)
+    if counts is not None:
+        meter.at(number, label)
+        meter.counts.add(counts)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -336,7 +339,7 @@ class Enclaves(Listener):
         if enclave is None or not changes:
             return
         label: Hashable = name
-        if self.label is not None:
+        if self.label is not None or self.selection is not None:
             # The call's label is known only when it ends.
             label = self._unfinished[row.tid] = Unfinished(name, row.tid)
         enclave.call(MemoryCall(name, row.args, 0, changes), label)
@@ -396,8 +399,11 @@ class Enclaves(Listener):
 
     def trace_ends(self) -> None:
         """Record the pages that are still committed, and end programs that were executed and are
-        not followed."""
+        not followed. Work of calls whose end is not in the trace belongs to no call."""
         self.left = {name: meter.epc_pages for name, meter in self.meters.items()}
+        for meter in self.meters.values():
+            for number, label in [key for key in meter.tables if isinstance(key[1], Unfinished)]:
+                _relabel(meter, number, label, OTHER)
         for strategies in (*self._vforked.values(), *self._executing.values()):
             for strategy in strategies.values():
                 strategy.end()

@@ -16,7 +16,7 @@ from laconic.memory.change import EXTEND
 from laconic.memory.space import AddressSpace
 from laconic.strategies import NAMES
 from laconic.trace.reader import TraceReader
-from laconic.trace.schema import Row
+from laconic.trace.schema import CODES, Row
 from tests.helpers.comparetraces import READ, RW, busy
 from tests.helpers.traces import BASE
 
@@ -74,7 +74,7 @@ def forking(path: Path, source: str = "run") -> str:
     trace.row("clone", 0x1200011, result=200)
     trace.row("clone", 0x10D00, result=101)
     trace.row("mmap", BASE, 4096, READ, 0x32, -1, 0, result=BASE, said=1, kinds=1)
-    trace.row("begin", BASE, 4096, RW, said=1)
+    trace.row("begin", BASE, 4096, RW, said=CODES["mprotect"])
     trace.row("mmap", 2 * BASE, 4096, READ, 0x32, -1, 0, tid=101, result=2 * BASE, said=1, kinds=1)
     trace.row("mprotect", BASE, 4096, RW, said=1, kinds=int(EXTEND))
     trace.row("mprotect", BASE, 4096, RW, pid=200, result=-12)
@@ -88,7 +88,7 @@ def one_each(count: int) -> dict[str, list[int]]:
 
 
 #: Also with a selection, which is counted by other labels.
-SELECTIONS = ([], ["--call", "mprotect"])
+SELECTIONS: tuple[list[str], ...] = ([], ["--call", "mprotect"])
 
 
 @pytest.mark.parametrize("options", SELECTIONS)

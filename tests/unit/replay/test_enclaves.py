@@ -20,7 +20,8 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.replay.enclaves import NOT_SELECTED, Enclave, Enclaves, Touch, Unfinished
 from laconic.replay.engine import Replay
-from laconic.replay.events import CallDone
+from laconic.replay.events import CallDone, Program
+from laconic.replay.selected import drop_unselected
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import load
 from laconic.sgx.meter import Meter
@@ -419,6 +420,24 @@ def test_work_of_a_call_that_never_ended_belongs_to_no_call(tmp_path: Path) -> N
         (0, "load"): 1, (0, ("mmap", 3)): 1, (0, "touch"): 1, (0, ("madvise", 5)): 1,
         (0, "other"): 1, (0, ("munlock", 7)): 2,
     }  # fmt: skip
+
+
+def test_work_before_the_end_of_a_call_is_selected_with_it(tmp_path: Path) -> None:
+    """Also if the call is not selected; the touched page is that of an mmap, which is not."""
+    for name, kept in (("mlock", {(0, "mlock"): 2}), ("munlock", {(0, "munlock"): 2})):
+        selection = Selection(calls=(name,))
+        trace = locked(tmp_path / f"{name}.trace")
+        _, enclaves = recorded(trace, by_owner=True, selection=selection)
+        drop_unselected(enclaves, selection, [Program(100, "prog")])
+        assert host_calls(enclaves) == kept
+
+
+def test_work_of_a_call_whose_end_is_missing_belongs_to_no_call(tmp_path: Path) -> None:
+    trace = mapped(tmp_path / "a.trace")
+    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1)
+    _, enclaves = recorded(trace, label=label)
+    # The program ends under the label that was used last.
+    assert host_calls(enclaves) == {(0, "load"): 1, (0, ("mmap", 3)): 1, (0, "other"): 2}
 
 
 def test_counts_are_taken_while_a_call_has_not_ended(tmp_path: Path) -> None:
