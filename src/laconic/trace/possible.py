@@ -175,7 +175,7 @@ _PLAIN: dict[str, Check] = {
 
 def _are_runs(runs: Iterable[tuple[int, int, int]]) -> bool:
     # all() would cost three times as much, and this runs for most calls that unmap.
-    for start, end, _ in runs:
+    for start, end, _ in runs:  # noqa: SIM110
         if not 0 <= start < end <= TASK_SIZE:
             return False
     return True
