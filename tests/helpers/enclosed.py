@@ -182,8 +182,8 @@ class Enclosed(Answers):
         return FILES.get(fd)
 
     def untouched(self, start: int, end: int) -> bool:
-        for begin, stop, vma in self.space.vmas.runs(start, end):
-            for _, _, how in self.touches.pages.runs(begin, stop):
+        for vma_start, vma_end, vma in self.space.vmas.runs(start, end):
+            for _, _, how in self.touches.pages.runs(vma_start, vma_end):
                 if how is not None and (vma is None or vma.file is None or how == OWN):
                     return False
         return True

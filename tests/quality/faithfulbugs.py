@@ -40,8 +40,8 @@ def growth_is_forgotten_with_its_origin(patch: Patch) -> None:
     def wrong(self: AddressSpace, start: int, end: int) -> bool:
         if end <= self.layout.quiet_below:
             return False
-        for begin, _, vma in self.vmas.runs(start, end):
-            above = self.vmas.get(self.vmas.find(begin)[1]) if vma is None else None
+        for run_start, _, vma in self.vmas.runs(start, end):
+            above = self.vmas.get(self.vmas.find(run_start)[1]) if vma is None else None
             if above is not None and above.flags & VM_GROWSDOWN:
                 return True
         return False

@@ -96,10 +96,12 @@ def _may_exceed(space: AddressSpace, start: int, end: int, limit: int) -> bool:
         return False
     if space.locks_miscounted:
         return True
-    locked = sum(stop - begin for begin, stop, vma in space.vmas if vma.flags & VM_LOCKED)
+    locked = sum(
+        run_end - run_start for run_start, run_end, vma in space.vmas if vma.flags & VM_LOCKED
+    )
     unlocked = sum(
-        stop - begin
-        for begin, stop, vma in space.vmas.runs(start, end)
+        run_end - run_start
+        for run_start, run_end, vma in space.vmas.runs(start, end)
         if vma is None or not vma.flags & VM_LOCKED
     )
     return locked + unlocked > limit
@@ -121,15 +123,15 @@ def _apply(
         return Outcome(-EINVAL, ask=bool(locks))  # RLIMIT_MEMLOCK is checked before (do_mlock)
     if end == start:
         return Outcome(0, ask=bool(locks))
-    stop, result = end, 0
-    for begin, _, vma in space.vmas.runs(start, end):
+    edit_end, result = end, 0
+    for hole_start, _, vma in space.vmas.runs(start, end):
         if vma is None:
-            stop, result = begin, -ENOMEM
+            edit_end, result = hole_start, -ENOMEM
             break
-    if stop == start:
+    if edit_end == start:
         return Outcome(result, ask=bool(locks))
     changes = []
-    for run_start, run_end, held in space.vmas.runs(start, stop):
+    for run_start, run_end, held in space.vmas.runs(start, edit_end):
         assert held is not None
         vma = _fixup(held, locks)
         if vma is not held:
@@ -140,7 +142,7 @@ def _apply(
             changes.append(Change(ADVISE, run_start, run_end, vma, vma))
     if not changes and result == 0 and lock_limit is not None:
         return Outcome(0, ask=_may_exceed(space, start, end, lock_limit()))
-    space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
+    space.vmas.edit(start, edit_end, lambda vma: _fixup(vma, locks))
     return Outcome(result, tuple(changes), start, end)
 
 

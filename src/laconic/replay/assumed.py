@@ -162,12 +162,12 @@ class AssumedStart:
     def _suppose(self, space: AddressSpace, start: int, end: int) -> None:
         # Memory that is unmapped and was never seen mapped may have been mapped: assume an unknown
         # mapping there first.
-        for begin, stop, known in self.known.runs(start, end):
+        for run_start, run_end, known in self.known.runs(start, end):
             if not known:
-                for low, high, vma in space.vmas.runs(begin, stop):
+                for hole_start, hole_end, vma in space.vmas.runs(run_start, run_end):
                     if vma is None:
-                        space.vmas.set(low, high, UNKNOWN)
-                        space.held.set(low, high, UNKNOWN)
+                        space.vmas.set(hole_start, hole_end, UNKNOWN)
+                        space.held.set(hole_start, hole_end, UNKNOWN)
 
     def _brk(
         self,
@@ -253,9 +253,9 @@ class AssumedStart:
             if not unseen:
                 self.cause = LOST_DATA if lossy else MODEL_ERROR
                 self.why = f"it succeeded, and bookkeeping has nothing at {holes[0][0]:#x}"
-            for begin, stop in holes:
-                space.vmas.set(begin, stop, UNKNOWN)
-                space.held.set(begin, stop, UNKNOWN)
+            for hole_start, hole_end in holes:
+                space.vmas.set(hole_start, hole_end, UNKNOWN)
+                space.held.set(hole_start, hole_end, UNKNOWN)
         if name != "mremap":
             return manager.begin(space, name, args, up)
         return self._moved_in_pieces(manager, space, args, up)

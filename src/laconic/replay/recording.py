@@ -120,9 +120,9 @@ class RecordingEdmm(Edmm):
         """Record the committed runs, and execute the call."""
         ranges = list(ranges)
         runs = join_ranges(
-            (begin, stop)
+            (run_start, run_end)
             for start, end in ranges
-            for begin, stop, _ in self.committed.parts(start, end)
+            for run_start, run_end, _ in self.committed.parts(start, end)
         )
         for start, end in runs:
             found = {had for _, _, had in self.committed.runs(start, end)}

@@ -147,9 +147,9 @@ class RecordedUpcalls:
         assert space is not None
         host: RangeMap[Vma] = RangeMap()
         host_runs = runs.popleft() if runs else []
-        for begin, stop, vma in [*space.held.runs(start, end), *host_runs]:
-            if begin < end and stop > start:
-                host.set(max(begin, start), min(stop, end), vma)
+        for run_start, run_end, vma in [*space.held.runs(start, end), *host_runs]:
+            if run_start < end and run_end > start:
+                host.set(max(run_start, start), min(run_end, end), vma)
         return host
 
 

@@ -104,8 +104,8 @@ class Bound(Strategy):
         if file:
             self._read(vma)
         entered = 0
-        for begin, stop, value in self.pages.runs(start, end):
-            pages = stop - begin >> PAGE_SHIFT
+        for run_start, run_end, value in self.pages.runs(start, end):
+            pages = run_end - run_start >> PAGE_SHIFT
             if value is None:
                 self._enter(floor.commit(prot, file), pages)
             elif value[1] is floor.live:
@@ -148,8 +148,10 @@ class Bound(Strategy):
                     event |= KEEPS
                 elif wanted.file is not None:
                     # A page of the file that was only read still has the file's contents.
-                    for begin, stop, how in self.touches.pages.runs(start, end):
-                        work.step(begin, stop, event | KEEPS if how == CLEAN else event, wanted)
+                    for run_start, run_end, how in self.touches.pages.runs(start, end):
+                        work.step(
+                            run_start, run_end, event | KEEPS if how == CLEAN else event, wanted
+                        )
                     continue
             elif wanted.is_from_disk:
                 event |= FROM_FILE
@@ -172,8 +174,8 @@ class Bound(Strategy):
         eager = self.floor.eager
         if wanted is not None and eager and (eager != OTHER or kind & FILE):
             return False
-        _, stop, value = self.pages.find(start)
-        return value is None and end <= stop
+        _, run_end, value = self.pages.find(start)
+        return value is None and end <= run_end
 
     def _moved(self, changes: Iterable[Change]) -> list[tuple[int, int, bool]]:
         # Return the new ranges of live pages that mremap moves, and whether pages may exist there.
@@ -182,16 +184,16 @@ class Bound(Strategy):
         for _, start, end, _, _, source in changes:
             if source is not None:
                 by = start - source
-                for begin, stop, value in self.pages.runs(source, source + end - start):
+                for run_start, run_end, value in self.pages.runs(source, source + end - start):
                     if value is not None and value[1] is self.floor.live:
-                        places.append((begin + by, stop + by))
+                        places.append((run_start + by, run_end + by))
         moved = []
         for start, end in places:
-            for begin, stop, value in list(self.pages.runs(start, end)):
+            for run_start, run_end, value in list(self.pages.runs(start, end)):
                 if value is not None:
-                    self._leave(begin, stop, value, self.floor.end(value[1]))
-                    self.pages.set(begin, stop, None)
-                moved.append((begin, stop, value is not None))
+                    self._leave(run_start, run_end, value, self.floor.end(value[1]))
+                    self.pages.set(run_start, run_end, None)
+                moved.append((run_start, run_end, value is not None))
         return moved
 
     # Counting
@@ -248,12 +250,12 @@ class Bound(Strategy):
         for start, end, value in list(self.pages):
             if value[1] is not self.floor.live:
                 continue
-            for begin, stop, vma in space.vmas.runs(start, end):
+            for vma_start, vma_end, vma in space.vmas.runs(start, end):
                 if vma is None or vma.flags & (VM_WIPEONFORK | VM_IO | VM_PFNMAP):
                     continue
-                for low, high, how in self.touches.pages.runs(begin, stop):
+                for run_start, run_end, how in self.touches.pages.runs(vma_start, vma_end):
                     if how == OWN or (how and vma.file is None):
-                        sent += child._receive(low, high, permissions(vma.flags))
+                        sent += child._receive(run_start, run_end, permissions(vma.flags))
         if sent:
             self.meter.counts.host_calls += 2
         return child
@@ -325,25 +327,25 @@ class _Work:
         """Unmap pages; live pages are released within the call."""
         bound = self.bound
         live = bound.floor.live
-        for begin, stop, value in bound.pages.runs(start, end):
+        for run_start, run_end, value in bound.pages.runs(start, end):
             if value is None:
                 continue
             since, shape = value
             if shape is live:
-                bound._leave(begin, stop, value, TRIM)
-                self.trimmed.append((begin, stop))
+                bound._leave(run_start, run_end, value, TRIM)
+                self.trimmed.append((run_start, run_end))
             else:
-                bound._leave(begin, stop, value, bound.floor.unmap(shape))
+                bound._leave(run_start, run_end, value, bound.floor.unmap(shape))
                 if shape.dead:
                     self.needs.append((since, 2))
-            self.writes.append((begin, stop, None))
+            self.writes.append((run_start, run_end, None))
 
     def step(self, start: int, end: int, event: int, wanted: Vma) -> None:
         """Give pages other permissions or contents."""
         bound = self.bound
         floor, eager = bound.floor, bound.floor.eager
         self.died |= bool(event & DIES)
-        for begin, stop, value in bound.pages.runs(start, end):
+        for run_start, run_end, value in bound.pages.runs(start, end):
             if value is not None:
                 since, shape = value
             elif event & eager:
@@ -352,21 +354,21 @@ class _Work:
                 continue
             step = floor.step(shape, event)
             if step.tally:
-                bound._enter(step.tally, stop - begin >> PAGE_SHIFT)
+                bound._enter(step.tally, run_end - run_start >> PAGE_SHIFT)
             if shape is floor.live:
                 if step.host_calls:
-                    self._live(begin, stop, step)
+                    self._live(run_start, run_end, step)
                 since = bound._now
             elif step.host_calls:
                 self.needs.append((since, step.host_calls))
             if step.shape is not floor.live:
                 if shape is floor.live:
-                    bound._leave(begin, stop, bound._live, ())
+                    bound._leave(run_start, run_end, bound._live, ())
                 after = (
                     None if step.shape is None or step.shape is floor.fresh else (since, step.shape)
                 )
                 if after != value:
-                    self.writes.append((begin, stop, after))
+                    self.writes.append((run_start, run_end, after))
 
     def _live(self, start: int, end: int, step: PageStep) -> None:
         runs = (

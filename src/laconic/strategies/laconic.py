@@ -128,11 +128,11 @@ class Laconic(Classify):
 
     def _present(self, start: int, end: int, vma: Vma) -> None:
         # Commit the uncommitted pages of the range. O(log n + k).
-        for begin, stop, prot in list(
+        for run_start, run_end, prot in list(
             self.pal.committed.runs(start, min(end, self.sizes.valid_end(vma)))
         ):
             if prot is None:
-                self._ahead(begin, stop, vma)
+                self._ahead(run_start, run_end, vma)
 
     def _several(self, call: MemoryCall) -> None:
         super()._several(call)
@@ -224,14 +224,14 @@ class Laconic(Classify):
         self._fault(start, end, start, at, vma, exceptions)
 
     def _fault(
-        self, start: int, end: int, first: int, stop: int, vma: Vma, exceptions: int
+        self, start: int, end: int, window_start: int, window_end: int, vma: Vma, exceptions: int
     ) -> None:
         # If the EPC has no room for the surrounding pages, commit at least the touched ones.
         try:
             self.pal.touched = exceptions
-            self.commit(first, stop, vma)
+            self.commit(window_start, window_end, vma)
         except PalError:
-            if (first, stop) == (start, end):
+            if (window_start, window_end) == (start, end):
                 raise
             self.pal.touched = exceptions
             self.commit(start, end, vma)

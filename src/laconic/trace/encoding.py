@@ -222,13 +222,14 @@ def _touched(column: pa.ListArray, bases: Iterable[int]) -> list[tuple[Touched, 
     counts = list(map(sub, offsets[1:], offsets))
     # `flatten` would import pyarrow.compute, which takes longer than all of this.
     of_batch = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-    starts, pages, hows = (
+    first_pages, pages, hows = (
         _values(code, of_batch.field(at)) for at, (_, code, _) in enumerate(_RUN)
     )
     of_runs = chain.from_iterable(map(repeat, bases, counts))
-    begins = [
-        (base & -4096) + (start << PAGE_SHIFT) for base, start in zip(of_runs, starts, strict=True)
+    starts = [
+        (base & -4096) + (first_page << PAGE_SHIFT)
+        for base, first_page in zip(of_runs, first_pages, strict=True)
     ]
-    ends = [begin + (length << PAGE_SHIFT) for begin, length in zip(begins, pages, strict=True)]
-    runs = zip(begins, ends, hows, strict=True)
+    ends = [start + (length << PAGE_SHIFT) for start, length in zip(starts, pages, strict=True)]
+    runs = zip(starts, ends, hows, strict=True)
     return [tuple(islice(runs, count)) if count else () for count in counts]

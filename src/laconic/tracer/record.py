@@ -579,13 +579,13 @@ def differences(
     O(n)."""
     result: list[tuple[int, int, Vma | None]] = []
     ours = held.runs(start, end)
-    _, stop, vma = next(ours)
-    for begin, finish, theirs in host.runs(start, end):
-        position = begin
-        while position < finish:
-            while stop <= position:
-                _, stop, vma = next(ours)
-            cut = min(stop, finish)
+    _, held_end, vma = next(ours)
+    for host_start, host_end, theirs in host.runs(start, end):
+        position = host_start
+        while position < host_end:
+            while held_end <= position:
+                _, held_end, vma = next(ours)
+            cut = min(held_end, host_end)
             if vma != theirs:
                 if result and result[-1][1] == position and result[-1][2] == theirs:
                     result[-1] = (result[-1][0], cut, theirs)

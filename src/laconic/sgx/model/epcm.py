@@ -225,8 +225,8 @@ class Epcm:
                 return LeafError("EACCEPTCOPY", at, PAGE_ATTRIBUTES_MISMATCH)
             return None
 
-        def lift(at: int, stop: int) -> None:
-            self._run("EACCEPTCOPY", at, stop, check, lambda old: Entry(prot))
+        def lift(piece_start: int, piece_end: int) -> None:
+            self._run("EACCEPTCOPY", piece_start, piece_end, check, lambda old: Entry(prot))
 
         if source is None:
             return lift(start, end)
@@ -239,16 +239,16 @@ class Epcm:
             "a bad source address",
         )
         inside = max(start, min(end, self.limit, self.limit + ahead))
-        at = start
-        while at < inside:
+        piece_start = start
+        while piece_start < inside:
             # Pages filled by this operation may be the source of its later pages.
-            stop = min(inside, at + ahead) if ahead > 0 else inside
-            readable = self._sources(at - ahead, stop - ahead) + ahead
-            if at < readable:
-                lift(at, readable)
-            if readable < stop:
+            piece_end = min(inside, piece_start + ahead) if ahead > 0 else inside
+            readable = self._sources(piece_start - ahead, piece_end - ahead) + ahead
+            if piece_start < readable:
+                lift(piece_start, readable)
+            if readable < piece_end:
                 raise self._unreadable("EACCEPTCOPY", readable, "the source")
-            at = stop
+            piece_start = piece_end
         if inside < end:
             raise GeneralProtection(
                 "EACCEPTCOPY", inside, "source or destination is outside the ELRANGE"
@@ -467,16 +467,16 @@ class Epcm:
     def _run(
         self, leaf: str, start: int, end: int, check: Check, change: Callable[[Entry], Entry | None]
     ) -> None:
-        stop, refused = self._stop(leaf, start, end, check)
-        if start < stop:
-            self.pages.edit(start, stop, change)
+        cut_end, refused = self._stop(leaf, start, end, check)
+        if start < cut_end:
+            self.pages.edit(start, cut_end, change)
         if refused is not None:
             raise refused
 
     def _fill(self, leaf: str, start: int, end: int, check: Check, entry: Entry) -> None:
-        stop, refused = self._stop(leaf, start, end, check)
-        if start < stop:
-            self.pages.set(start, stop, entry)
+        cut_end, refused = self._stop(leaf, start, end, check)
+        if start < cut_end:
+            self.pages.set(start, cut_end, entry)
         if refused is not None:
             raise refused
 

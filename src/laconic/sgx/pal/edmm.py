@@ -215,12 +215,12 @@ class Edmm:
         """
         runs: list[_Change] = []
         for start, end, prot in changes:
-            for begin, stop, had in self.committed.runs(start, end):
+            for run_start, run_end, had in self.committed.runs(start, end):
                 if had is None or had == prot:
                     continue
-                if runs and runs[-1][1:] == (begin, had, prot):
-                    begin = runs.pop()[0]
-                runs.append((begin, stop, had, prot))
+                if runs and runs[-1][1:] == (run_start, had, prot):
+                    run_start = runs.pop()[0]
+                runs.append((run_start, run_end, had, prot))
         return runs
 
     def _protect(self, extended: list[_Change], restricted: list[_Change]) -> None:
@@ -279,9 +279,9 @@ class Edmm:
         others are unchanged.
         """
         runs = join_ranges(
-            (begin, stop)
+            (run_start, run_end)
             for start, end in ranges
-            for begin, stop, prot in self.committed.runs(start, end)
+            for run_start, run_end, prot in self.committed.runs(start, end)
             if prot is not None
         )
         if not runs:
@@ -367,19 +367,19 @@ class Edmm:
         )
         failed: SgxError | None = None
         for state, operation, arguments, following in steps:
-            for begin, stop, found in list(self.left.runs(start, end)):
+            for run_start, run_end, found in list(self.left.runs(start, end)):
                 if found != state:
                     continue
                 if state in (ACCEPTED, TRIMMED):
                     meter.host_call()
                 try:
-                    insist(operation, begin, stop, *arguments)
+                    insist(operation, run_start, run_end, *arguments)
                 except SgxError as refused:
-                    failed, stop = refused, refused.done
+                    failed, run_end = refused, refused.done
                     if state == ACCEPTED:
-                        self._find(stop)
-                if begin < stop:
-                    self.left.set(begin, stop, following)
+                        self._find(run_end)
+                if run_start < run_end:
+                    self.left.set(run_start, run_end, following)
         if failed is not None:
             raise PalError(ENOMEM, str(failed)) from failed
 
@@ -400,14 +400,14 @@ class Edmm:
         # differs. Raises PalError; the mapping of that run is then unknown.
         assert self.host is not None
         for start, end, prot in wanted:
-            for begin, stop, had in list(self.host.runs(start, end)):
+            for run_start, run_end, had in list(self.host.runs(start, end)):
                 if (had or 0) != prot:
                     try:
-                        insist(self.meter.host_protect, begin, stop, prot)
+                        insist(self.meter.host_protect, run_start, run_end, prot)
                     except SgxError as refused:
-                        self.host.set(begin, stop, _UNKNOWN)
+                        self.host.set(run_start, run_end, _UNKNOWN)
                         raise PalError(ENOMEM, str(refused)) from refused
-                    self.host.set(begin, stop, prot or None)
+                    self.host.set(run_start, run_end, prot or None)
 
     def _narrow_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
         # The EPCM already forbids these accesses, so a refusal by the host leaves only its mapping
