@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from laconic.memory.flags import VM_DONTEXPAND, VM_EXEC, VM_GROWSDOWN, VM_PFNMAP
+from laconic.memory.rangemap import range_text
 from laconic.memory.vma import Vma
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def maps_text(space: AddressSpace) -> str:
     lines = []
     stack = stack_start(space)
     for start, end, vma in space.vmas:
-        where = f"{start:08x}-{end:08x} {vma.permissions()} {_backing(start, vma)} "
+        where = f"{range_text(start, end, '08x')} {vma.permissions()} {_backing(start, vma)} "
         name = shown_name(space, start, end, vma, stack)
         lines.append(f"{where:<73}{name}\n" if name else f"{where}\n")
     return "".join(lines)

@@ -53,6 +53,16 @@ def join_ranges(ranges: Iterable[Range]) -> list[Range]:
     return joined
 
 
+def range_text(start: int, end: int, form: str = "x") -> str:
+    """Return the ends of a range as text, each in the format `form`: "#x" for messages, "08x" as in
+    `/proc/PID/maps`.
+
+    >>> range_text(0x7000, 0x9000), range_text(0x7000, 0x9000, "#x"), range_text(0, 0x9000, "08x")
+    ('7000-9000', '0x7000-0x9000', '00000000-00009000')
+    """
+    return f"{start:{form}}-{end:{form}}"
+
+
 class RangeMap(Generic[V]):
     """Disjoint ranges `[start, end)` with values. Neighbors with the same value are one entry.
 
@@ -351,7 +361,7 @@ class RangeMap(Generic[V]):
         >>> m
         <RangeMap of 1: 1000-2000 'A'>
         """
-        shown = [f"{start:x}-{end:x} {value!r}" for start, end, value in islice(self, 4)]
+        shown = [f"{range_text(start, end)} {value!r}" for start, end, value in islice(self, 4)]
         if self.count > 4:
             shown.append(f"and {self.count - 4} more")
         return f"<RangeMap of {self.count}{': ' if shown else ''}{', '.join(shown)}>"
@@ -417,9 +427,9 @@ class RangeMap(Generic[V]):
         # `change`, they contain only `start`. This is one function with the merge rule inlined,
         # because every memory call ends here.
         if not 0 <= start < end <= TOP:
+            where = range_text(start, end, "#x")
             raise ValueError(
-                f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in "
-                "bytes"
+                f"range {where} is empty or outside 0-{TOP:#x}: give start < end in bytes"
             )
 
         # Isolate: keys i to j of one chunk lie in the range, and both neighbors are in that chunk.

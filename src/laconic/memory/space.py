@@ -23,7 +23,7 @@ from laconic.memory.flags import (
 from laconic.memory.html import html_table
 from laconic.memory.layout import Layout
 from laconic.memory.names import maps_text, shown_name, stack_start
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import RangeMap, range_text
 from laconic.memory.vma import File, Vma
 
 Entry = tuple[int, int, Vma]
@@ -310,7 +310,9 @@ class AddressSpace:
         self.held.check()
         assert list(self.vmas) == list(self.held), "between two calls wanted and held are equal"
         for start, end, vma in self.vmas:
-            assert start % PAGE_SIZE == end % PAGE_SIZE == 0, f"{start:#x}-{end:#x} is page aligned"
+            assert start % PAGE_SIZE == end % PAGE_SIZE == 0, (
+                f"{range_text(start, end, '#x')} is page aligned"
+            )
             assert vma.file is not None or vma.base == 0, (
                 f"anonymous memory at {start:#x} has no file offset"
             )

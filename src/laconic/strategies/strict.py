@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from laconic.memory.change import Change
 from laconic.memory.flags import PROT_READ, TASK_SIZE, Prot
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import RangeMap, range_text
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.sgx.model.machine import Machine
@@ -43,7 +43,7 @@ def breaches(
             guards.runs(start, end) if prot and guards is not None else ()
         ):
             if guard:
-                where = f"{run_start:#x}-{run_end:#x}"
+                where = range_text(run_start, run_end, "#x")
                 yield f"{where} is {Prot(prot)!r} in the enclave, and is a guard region"
         for run_start, run_end, vma in space.vmas.runs(start, end):
             requested = permissions(vma.flags) if vma is not None else 0
@@ -56,7 +56,7 @@ def breaches(
                     what = (
                         "nothing is mapped" if vma is None else f"{Prot(requested)!r} was requested"
                     )
-                    where = f"{part_start:#x}-{part_end:#x}"
+                    where = range_text(part_start, part_end, "#x")
                     yield f"{where} is {Prot(prot)!r} in the enclave, and {what}"
 
 
@@ -103,6 +103,6 @@ class StrictChecker:
                         if moved and prot == before | PROT_READ:
                             self.excepted.add((part_start, part_end))
                         else:
-                            where = f"{part_start:#x}-{part_end:#x}"
+                            where = range_text(part_start, part_end, "#x")
                             calls = f"between {Prot(before)!r} and {Prot(now)!r}"
                             self.windows.append(f"{where} was {Prot(prot)!r} {calls}")

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_RWX, PROT_WRITE
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import RangeMap, range_text
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM
 from laconic.sgx.model.faults import (
     BLKSTATE,
@@ -446,7 +446,8 @@ class Epcm:
 
     def _gp(self, leaf: str, start: int, end: int, wrong: bool, why: str) -> None:
         if (start | end) % PAGE_SIZE or start >= end:
-            raise GeneralProtection(leaf, start, f"{start:#x}-{end:#x} is misaligned or empty")
+            where = range_text(start, end, "#x")
+            raise GeneralProtection(leaf, start, f"{where} is misaligned or empty")
         if wrong:
             raise GeneralProtection(leaf, start, why)
 
