@@ -16,6 +16,7 @@ from laconic.replay.enclaves import FORK
 from laconic.sgx.costs import DEFAULT, load, shipped
 from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
+from laconic.trace.numbers import ends_text, low_to_high
 from laconic.trace.schema import MEMORY_EVENTS
 
 #: Workloads of tests/apps.
@@ -55,8 +56,7 @@ def _counted(program: str, compared: Compared) -> list[list[str]]:
 def _span(pair: tuple[float, float] | None) -> str:
     if pair is None:
         return "-"
-    low, high = (f"{value:.2f}" for value in pair)
-    return low if low == high else f"{low} to {high}"
+    return low_to_high(*pair, ".2f")
 
 
 def _summary(program: str, compared: Compared) -> list[str]:
@@ -91,7 +91,7 @@ def _why(compared: Compared) -> list[list[str]]:
     return [
         [
             name, f"{counts.host_calls:,}", f"{counts.etrack_ipis:,}", f"{counts.eaug_faults:,}",
-            f"{counts.eaccept + counts.eacceptcopy:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
+            f"{counts.eaccept + counts.eacceptcopy:,}", low_to_high(low / 1e6, high / 1e6),
         ]
         for name, counts, (low, high) in calls if high >= 1e6
     ]  # fmt: skip
@@ -104,7 +104,9 @@ def _outside(program: str, compared: Compared) -> list[str]:
     each = load(DEFAULT).figures["host_calls"]
     cycles = compared.strategies["every-call"].total.cycles
     ends = ((others * each.low, cycles[0]), (others * each.high, cycles[1]))
-    spans = [f"{_millions(low)} to {_millions(high)}" for low, high in zip(*ends, strict=True)]
+    spans = [
+        ends_text(_millions(low), _millions(high), " to ") for low, high in zip(*ends, strict=True)
+    ]
     shares = [100 * mine / whole for mine, whole in ends]
     return [program, f"{others:,}", *spans, " to ".join(f"{share:.2g} %" for share in shares)]
 
@@ -146,7 +148,7 @@ def _example() -> tuple[str, str]:
                 low, high = figures.total.cycles
                 rows.append([
                     f"per_page 4000 {when}", name, f"{compared.calls:,}", f"{counts.host_calls:,}",
-                    f"{counts.etrack_ipis:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
+                    f"{counts.etrack_ipis:,}", low_to_high(low / 1e6, high / 1e6),
                 ])  # fmt: skip
     head = ["host calls", "ETRACK+IPI", "EAUG faults", "EACCEPT, EACCEPTCOPY", "million cycles"]
     return table(["call", *head], why), table(

@@ -10,6 +10,7 @@ from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.memory.ledger import Ledger
+from laconic.report.numbers import low_to_high
 from laconic.report.tables import plain_console
 from laconic.trace.words import plural
 
@@ -61,14 +62,8 @@ _COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 
 def _cell(column: str, count: int, uncertain: int) -> str:
     if column == "host_calls":
-        return _span(count - uncertain, count)
-    return _span(count, count + uncertain) if column == "elided" else f"{count:,}"
-
-
-def _span(low: float, high: float, form: str = ",") -> str:
-    # Return one number if both ends look alike, otherwise a range.
-    first, last = f"{low:{form}}", f"{high:{form}}"
-    return first if first == last else f"{first} to {last}"
+        return low_to_high(count - uncertain, count)
+    return low_to_high(count, count + uncertain) if column == "elided" else f"{count:,}"
 
 
 def _changed(changes: Mapping[str, int], width: int) -> str:
@@ -109,7 +104,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
     would = " would have been made" if imagined else ""
     share = (
-        f" ({_span(100 * elided / calls, 100 * (elided + open_) / calls, '.1f')} %)"
+        f" ({low_to_high(100 * elided / calls, 100 * (elided + open_) / calls, '.1f')} %)"
         if calls
         else ""
     )
@@ -117,8 +112,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     ending = "" if host_calls == 1 else "s"
     console.print(
         f"laconic: {calls:,} memory calls in {processes}: "
-        f"{_span(host_calls - open_, host_calls)} host call{ending}{would}, "
-        f"{_span(elided, elided + open_)} elided{share}"
+        f"{low_to_high(host_calls - open_, host_calls)} host call{ending}{would}, "
+        f"{low_to_high(elided, elided + open_)} elided{share}"
     )
     if calls:
         table = Table(box=None, pad_edge=False, show_footer=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.run import _cell
-from laconic.report.tables import tables
+from laconic.report.tables import between, tables
 from laconic.sgx.meter import THINGS
 from laconic.trace.words import plural
 
@@ -64,12 +64,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         for key in ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
     ]
     if not linux:
-        columns.append(
-            [
-                "cycles",
-                *(f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}" for sums in found),
-            ]
-        )
+        cycles = (between(sums["cycles_low"], sums["cycles_high"], ",.0f") for sums in found)
+        columns.append(["cycles", *cycles])
     lines += tables("strategy", columns, [(name, None) for name in figures["strategies"]], width)
     if figures["incomplete"]:
         lines.append(

@@ -6,6 +6,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from laconic.trace.numbers import ends_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,10 +17,9 @@ Row = tuple[str, Mapping[str, Any] | None]
 _LABEL = 28
 
 
-def between(low: float, high: float, form: str = ",", separator: str = " – ") -> str:
-    """Return a range of numbers; one number if both ends look alike."""
-    first, last = f"{low:{form}}", f"{high:{form}}"
-    return first if first == last else f"{first}{separator}{last}"
+def between(low: float, high: float, form: str = ",") -> str:
+    """Return a cell with a range of numbers; one number if both ends look alike."""
+    return ends_text(f"{low:{form}}", f"{high:{form}}", " – ")
 
 
 def plain_console(out: io.StringIO, width: int, *, soft_wrap: bool = False) -> Console:

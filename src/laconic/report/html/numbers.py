@@ -4,17 +4,17 @@ the same."""
 from __future__ import annotations
 
 from laconic.report import numbers
-from laconic.report.numbers import CLOCK, Unit, digits
+from laconic.report.numbers import CLOCK, Unit, digits, ends_text
 
 __all__ = [
     "CLOCK",
     "Range",
     "Unit",
-    "between",
     "count",
     "cycles",
     "digits",
     "middle",
+    "ratio",
     "seconds",
     "share",
     "size",
@@ -51,10 +51,9 @@ def unit(cycles: float) -> Unit:
     return numbers.unit([cycles])
 
 
-def between(low: float, high: float, letter: str = "") -> str:
-    """Return a range of plain numbers; equal ends are written once."""
-    first, last = digits(low), digits(high)
-    ends = first if first == last else f"{first}–{last}"
+def ratio(low: float, high: float, letter: str = "") -> str:
+    """Return a range of ratios; equal ends are written once."""
+    ends = ends_text(digits(low), digits(high))
     return unbroken(f"{ends} {letter}" if letter else ends)
 
 
@@ -86,7 +85,7 @@ def times(low: float, high: float) -> str:
     """Return a ratio as a range: `9.18–10.3 ×`."""
     if low >= 1000:
         return f">1,000{_SPACE}×"
-    return between(low, high, "×")
+    return ratio(low, high, "×")
 
 
 def middle(span: Range) -> float:

@@ -28,7 +28,9 @@ from laconic.report.html.numbers import (
     seconds,
     share,
     size,
+    unbroken,
 )
+from laconic.report.numbers import ends_text, low_to_high
 from laconic.report.text import plain
 from laconic.sgx.meter import Counts
 from laconic.trace.selection import Selection
@@ -518,7 +520,7 @@ def _strategy_table(page: Page, unit: tuple[float, str]) -> str:
         cells = [
             cycles(figures.total.cycles, unit),
             seconds(figures.total.cycles),
-            "–" if ratio is None else numbers.between(*ratio),
+            "–" if ratio is None else numbers.ratio(*ratio),
             *(
                 _counts(low, high, *events)
                 for events in (
@@ -543,13 +545,12 @@ def _counts(low: Counts, high: Counts, *events: str) -> str:
     first, last = (sum(getattr(counts, event) for event in events) for counts in (low, high))
     if first == last:
         return _exact(last)
-    return f'<span title="{first:,} to {last:,}">{count(first)}\u2060–\u2060{count(last)}</span>'
+    shown = unbroken(ends_text(count(first), count(last)))
+    return f'<span title="{low_to_high(first, last)}">{shown}</span>'
 
 
 def _pages(span: tuple[int, int]) -> str:
-    if size(span[0]) == size(span[1]):
-        return size(span[1])
-    return f"{size(span[0])}\u2060–\u2060{size(span[1])}"
+    return unbroken(ends_text(size(span[0]), size(span[1])))
 
 
 # Notes
