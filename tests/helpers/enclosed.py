@@ -32,8 +32,7 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Book, Counts, Meter
 from laconic.sgx.model.driver import Driver, Epc
-from laconic.sgx.model.epcm import NEEDS
-from laconic.sgx.model.epcm import Entry as Epcm
+from laconic.sgx.model.epcm import NEEDS, EpcmEntry
 from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
@@ -465,7 +464,7 @@ class Enclosed(Answers):
         return GIVEN if vma.file is not None and vma.file.inode > 0 else ZEROES
 
 
-def _agrees(what: str, how: int, entry: Epcm) -> bool:
+def _agrees(what: str, how: int, entry: EpcmEntry) -> bool:
     state = entry.state & ~PR
     if what == "left":
         return (how == ACCEPTED and not state) or (entry.page_type, state) == _LEFT.get(how)

@@ -22,7 +22,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File
 from laconic.strategies.laconic import Laconic
 from laconic.tracer import loop, ptrace
-from laconic.tracer.signals import Relay, signal_set
+from laconic.tracer.signals import SignalRelay, signal_set
 
 Patch = pytest.MonkeyPatch
 BUGS: dict[str, Callable[[Patch], None]] = {}
@@ -98,7 +98,7 @@ def a_signal_to_the_group_ends_laconic(patch: Patch) -> None:
     """Only the usual signals are kept from Laconic itself."""
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
     usual = signal_set(signal.Signals[name] for name in names)
-    patch.setattr(Relay.__init__, "__defaults__", (usual,))
+    patch.setattr(SignalRelay.__init__, "__defaults__", (usual,))
 
 
 @_bug

@@ -79,7 +79,7 @@ def record(
     `until` ends the replay, as in `Replay.run`. Raises LaconicError if a strategy does not exist.
     O(events × VMAs × strategies): each table is read after each event.
     """
-    recorder = _Recorder(names, emit)
+    recorder = _VectorRecorder(names, emit)
     replay = Replay(trace, "laconic", listeners=[recorder])
     replay.run(until, progress)
     if trace.source != "run":
@@ -90,7 +90,7 @@ def record(
     return Recorded(recorder.number + 1, sorted(recorder.notes))
 
 
-class _Recorder(Listener):
+class _VectorRecorder(Listener):
     # Keeps enclaves beside the replay, and compares each with its state before the event.
 
     def __init__(self, names: Sequence[str], emit: Callable[[Item], None]) -> None:

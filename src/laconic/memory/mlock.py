@@ -30,7 +30,7 @@ from laconic.memory.vma import Vma
 #: The upcall that returns whether all pages of a range are in memory.
 Resident = Callable[[int, int], bool]
 #: The upcall that returns RLIMIT_MEMLOCK in bytes, -1 for none.
-Limit = Callable[[], int]
+LockLimit = Callable[[], int]
 
 
 def mlock(
@@ -39,7 +39,7 @@ def mlock(
     length: int,
     *,
     resident: Resident = lambda start, end: False,
-    lock_limit: Limit = lambda: -1,
+    lock_limit: LockLimit = lambda: -1,
 ) -> Outcome:
     """Lock a range (mlock(2)). O(log n + k).
 
@@ -55,7 +55,7 @@ def mlock2(
     flags: int,
     *,
     resident: Resident = lambda start, end: False,
-    lock_limit: Limit = lambda: -1,
+    lock_limit: LockLimit = lambda: -1,
 ) -> Outcome:
     """Lock a range (mlock2(2)); MLOCK_ONFAULT is the only flag. O(log n + k)."""
     if flags & ~MLOCK_ONFAULT:
@@ -113,7 +113,7 @@ def _apply(
     length: int,
     locks: int,
     resident: Resident | None,
-    lock_limit: Limit | None,
+    lock_limit: LockLimit | None,
 ) -> Outcome:
     # apply_vma_lock_flags: a hole is an error, but the pages before it are locked.
     size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)

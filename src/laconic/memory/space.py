@@ -27,7 +27,7 @@ from laconic.memory.rangemap import RangeMap, range_text
 from laconic.memory.vma import File, Vma
 
 Entry = tuple[int, int, Vma]
-Run = tuple[int, int, Vma | None]
+VmaRun = tuple[int, int, Vma | None]
 _flags = attrgetter("flags")
 
 
@@ -141,7 +141,9 @@ class AddressSpace:
         """
         return self.vmas.count
 
-    def diff(self, start: int, end: int, held: Iterable[Run] | None = None) -> tuple[Change, ...]:
+    def diff(
+        self, start: int, end: int, held: Iterable[VmaRun] | None = None
+    ) -> tuple[Change, ...]:
         """Return the runs of `[start, end)` whose wanted and held states differ. O(log n + k).
 
         The runs ascend. `held` are the held runs of the range, if the caller has them.

@@ -22,12 +22,12 @@ from laconic.memory.hostrule import HostRule
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
-from laconic.memory.space import AddressSpace
+from laconic.memory.space import AddressSpace, VmaRun
 from laconic.memory.vma import Vma
 from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
-from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, Runs, seen
+from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, seen
 from laconic.strategies import LINUX, display_name, has_rule, linux_rule, names_on
 from laconic.trace import records
 from laconic.trace.losses import Losses
@@ -120,7 +120,7 @@ class Replay:
         if trace.source != "run":
             self._files[0] = UNKNOWN_FILE
         self.up = RecordedUpcalls(trace.source == "run", self._files)
-        self._runs: tuple[int, int, Runs, int] | None = None
+        self._runs: tuple[int, int, list[VmaRun], int] | None = None
         # Processes that lost data before their first row.
         self._lossy: set[int] = set()
         self._handlers: list[Callable[[Row], None]] = [_skip] * 256

@@ -16,7 +16,7 @@ from laconic.sgx.pal.edmm import Edmm
 from laconic.sgx.pal.gramine import LAZY, Gramine
 from laconic.strategies.classify import Classify
 
-Pal = Gramine | Edmm
+SgxPal = Gramine | Edmm
 
 
 class PalRecord(NamedTuple):
@@ -26,7 +26,7 @@ class PalRecord(NamedTuple):
     `ChangeKind` bits. `lazy`: no page is committed yet. `single`: one PAL call for each page.
     """
 
-    pal: Pal
+    pal: SgxPal
     name: str
     start: int
     end: int

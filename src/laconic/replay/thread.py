@@ -10,15 +10,12 @@ from laconic.linux.pagemap import was_untouched
 from laconic.memory.change import Outcome
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
-from laconic.memory.space import AddressSpace
+from laconic.memory.space import AddressSpace, VmaRun
 from laconic.memory.vma import File, Vma
 
 if TYPE_CHECKING:
     from laconic.replay.assumed import AssumedStart
 from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT, READ, RESIDENT, VMA_START, Row
-
-#: The runs of a host's map that differed from the held map.
-Runs = list[tuple[int, int, Vma | None]]
 
 
 class Mm:
@@ -65,7 +62,8 @@ class ReplayedThread:
         self.read_implies_exec = False
         self.begun: Outcome | None = None
         self.answers: dict[int, deque[tuple[int, bytes]]] = {}
-        self.map_runs: deque[Runs] = deque()
+        #: The runs of the host's map that differed from the held map, of each call that read it.
+        self.map_runs: deque[list[VmaRun]] = deque()
 
 
 class RecordedUpcalls:
@@ -153,7 +151,7 @@ class RecordedUpcalls:
         return host
 
 
-def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:
+def seen(held: RangeMap[Vma], runs: list[VmaRun]) -> RangeMap[Vma]:
     """Return the host's map, from the held map and the runs that differed. O(n)."""
     host = held.copy()
     for start, end, vma in runs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from laconic.analysis.advise.advice import (
     COMMAND,
@@ -14,14 +13,14 @@ from laconic.analysis.advise.advice import (
     Advice,
     shown_size,
 )
-from laconic.analysis.advise.figures import AdviceFigures, Cost, Span
+from laconic.analysis.advise.figures import AdviceFigures, Cost
 from laconic.analysis.advise.trial import After, Trial, outside
-from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.schemas import SCHEMAS, Json
 from laconic.report.numbers import cycles, ends_text, low_to_high, unit
 from laconic.sgx.costs import CostProfile
+from laconic.trace.numbers import LowHigh
 from laconic.trace.words import plural
 
-Json = dict[str, Any]
 RANGED = (
     "the trace is a log's and does not say which pages were touched: what depends on that is a "
     "range, from none to all that were accessible"
@@ -212,7 +211,7 @@ def _came_of_it(
         yield from _indented(f"But: {difference}.", width)
 
 
-def _change(shown: Callable[[float, float], str], runs: Sequence[Span], now: Span) -> str:
+def _change(shown: Callable[[float, float], str], runs: Sequence[LowHigh], now: LowHigh) -> str:
     before = shown(min(low for low, _ in runs), max(high for _, high in runs))
     text = f"{before} -> {shown(*now)}"
     return (

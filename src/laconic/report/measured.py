@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.compare import Compared
+from laconic.analysis.schemas import Json
 from laconic.replay.engine import Measured
 from laconic.report.numbers import low_to_high
 from laconic.report.tables import between, tables
 from laconic.sgx.meter import Counts
 
-Json = dict[str, Any]
 #: Each of SGX's counters, and the modeled counts that memory calls contribute to it.
 CAUSES: Mapping[str, tuple[str, ...]] = {
     "eenters": ("host_calls", "exceptions"),

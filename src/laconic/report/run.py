@@ -60,7 +60,8 @@ def as_json(
 _COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 
 
-def _cell(column: str, count: int, uncertain: int) -> str:
+def cell(column: str, count: int, uncertain: int) -> str:
+    """Return a count as text; `uncertain` calls may have been elided or not."""
     if column == "host_calls":
         return low_to_high(count - uncertain, count)
     return low_to_high(count, count + uncertain) if column == "elided" else f"{count:,}"
@@ -119,13 +120,13 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         table = Table(box=None, pad_edge=False, show_footer=True)
         table.add_column("memory call", "total", overflow="fold")
         for column in _COLUMNS:
-            total = _cell(column, sum(line[column] for line in figures["by_call"].values()), open_)
+            total = cell(column, sum(line[column] for line in figures["by_call"].values()), open_)
             heading = column.replace("_", " ")
             table.add_column(heading, total, justify="right", no_wrap=True, min_width=len(total))
         for name, line in sorted(
             figures["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0])
         ):
-            table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
+            table.add_row(name, *(cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
         console.print(table)
         console.print(_changed(figures["changes"], width))
     if figures["resynced"]:

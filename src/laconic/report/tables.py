@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 #: A table's row: its label, and the figures of one strategy; None for a heading.
-Row = tuple[str, Mapping[str, Any] | None]
+LabeledRow = tuple[str, Mapping[str, Any] | None]
 #: The maximum number of columns of a label.
 _LABEL = 28
 
@@ -38,7 +38,9 @@ def plain_console(out: io.StringIO, width: int, *, soft_wrap: bool = False) -> C
     )
 
 
-def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
+def tables(
+    label: str, columns: Sequence[list[str]], rows: Sequence[LabeledRow], width: int
+) -> list[str]:
     """Return lines of as many tables as are necessary to show every number whole in `width`
     columns. `columns` have a heading and one cell for each row; only the names of `rows` are used.
     O(cells)."""

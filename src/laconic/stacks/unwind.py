@@ -143,7 +143,7 @@ class Space:
         passed: list[Rule] = []
         cfas: list[int] = []
         guesses: list[int] = []
-        state: _Registers | None = None
+        state: _FrameRegisters | None = None
         for _ in range(self._depth):
             rule = rules.get(key) or self._rule(key, tid)
             if rule is None:
@@ -169,7 +169,7 @@ class Space:
                 cfa = rbp + 16
             elif shape == BY_ROW:
                 if state is None:
-                    state = _Registers(words, memory, tid)
+                    state = _FrameRegisters(words, memory, tid)
                 step = state.step(rule, passed, cfas, sp, rbp, ~key if key < 0 else key + 1)
                 if step is None:
                     break
@@ -406,7 +406,7 @@ class Space:
         self._interpreters[key] = self._interpreter = interpreter
 
 
-class _Registers:
+class _FrameRegisters:
     """All registers of one walk, for frames that need more than rsp and rbp: reconstructed from the
     frames that were passed."""
 

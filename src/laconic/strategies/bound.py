@@ -18,7 +18,7 @@ from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import CLEAN, OWN, Touches
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_IO, VM_MAYSHARE, VM_PFNMAP, VM_WIPEONFORK
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import Range, RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.costs import CostProfile
@@ -39,7 +39,6 @@ from laconic.strategies.pagefloor import (
 
 #: The value of a page run: the call in which its pages were last live, and the open choices.
 Value = tuple[int, PageShape]
-Run = tuple[int, int]
 _WORK = UNMAP | FILE | EXTEND | RESTRICT | ZERO
 #: Pages of a thread's stack in the library OS, without its guard page (Gramine's libos_thread.c).
 _THREAD_STACK = 7
@@ -130,7 +129,7 @@ class Bound(Strategy):
             return  # the contents may stay
         self._now += 1
         moved = self._moved(changes) if name == "mremap" else ()
-        work = _Work(self)
+        work = _CallWork(self)
         for kind, start, end, wanted, held, source in changes:
             if held is None or not kind & _WORK:
                 continue
@@ -305,7 +304,7 @@ class Bound(Strategy):
         self._committed = 0
 
 
-class _Work:
+class _CallWork:
     """The effects of one call on the pages of a bound, which are written only after all of them are
     known."""
 
@@ -315,9 +314,9 @@ class _Work:
         self.bound = bound
         self.writes: list[tuple[int, int, Value | None]] = []
         #: Live pages that require an ioctl: the runs of each kind, in ascending order.
-        self.trimmed: list[Run] = []
-        self.restricted: list[Run] = []
-        self.either: list[Run] = []
+        self.trimmed: list[Range] = []
+        self.restricted: list[Range] = []
+        self.either: list[Range] = []
         #: True if contents died: other live pages may then be trimmed as well.
         self.died = False
         #: The needs of pages that were live earlier: since which call, and how many host calls.
@@ -391,7 +390,7 @@ class _Work:
         for start, end, value in self.writes:
             bound.pages.set(start, end, value)
 
-    def _ioctls(self, runs: list[Run], kind: int) -> int:
+    def _ioctls(self, runs: list[Range], kind: int) -> int:
         # An ioctl covers one page run, and fails at an uncommitted page. Runs separated by such a
         # page therefore need separate ioctls if committing the page would cost more than an ioctl.
         if len(runs) < 2 or not self.bound.floor.separate[kind]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 #: A unit: its size, and its letter.
 Unit = tuple[float, str]
+#: The low and the high end of an estimate.
+LowHigh = tuple[float, float]
 _UNITS: tuple[Unit, ...] = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 
 

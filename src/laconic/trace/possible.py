@@ -104,7 +104,7 @@ class Judge:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._checks: list[Check | None] = [None] * 256
+        self._checks: list[RowCheck | None] = [None] * 256
         for code, name in enumerate(names[:MEMORY_CODES]):
             self._checks[code] = _call_check(name)
         for name, check in _CHECKS.items():
@@ -127,10 +127,10 @@ class Judge:
 
 
 #: Returns True for a possible row.
-Check = Callable[[Row], bool]
+RowCheck = Callable[[Row], bool]
 
 
-def _call_check(name: str) -> Check:
+def _call_check(name: str) -> RowCheck:
     # Almost all calls of a trace are plain ones, whose check is short.
     is_plain = _PLAIN.get(name)
 
@@ -163,7 +163,7 @@ def _is_plain_brk(row: Row) -> bool:
 
 
 #: Sufficient conditions for a possible call, for the calls that make up most of a trace.
-_PLAIN: dict[str, Check] = {
+_PLAIN: dict[str, RowCheck] = {
     "mmap": _is_plain_mmap,
     "brk": _is_plain_brk,
     "mprotect": _is_plain_range,

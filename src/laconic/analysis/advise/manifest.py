@@ -18,12 +18,12 @@ from laconic.analysis.advise.advice import (
     round_up,
     shown_size,
 )
-from laconic.analysis.advise.figures import EAGER, OURS, TODAY, AdviceFigures, Span
+from laconic.analysis.advise.figures import EAGER, OURS, TODAY, AdviceFigures
 from laconic.analysis.advise.watch import MIB, Image
 from laconic.memory.flags import PAGE_SHIFT, VM_PROT
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import ANY_MACHINE, Counts
-from laconic.trace.numbers import cycles, low_to_high
+from laconic.trace.numbers import LowHigh, cycles, low_to_high
 from laconic.trace.words import plural
 
 if TYPE_CHECKING:
@@ -366,7 +366,7 @@ def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     )
 
 
-def _lazily(lazy: int, low: int, high: int, costs: list[Span] | None) -> Iterator[str]:
+def _lazily(lazy: int, low: int, high: int, costs: list[LowHigh] | None) -> Iterator[str]:
     if lazy:
         touches = (
             plural(low, "first touch", "first touches")

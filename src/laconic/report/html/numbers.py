@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from laconic.report import numbers
 from laconic.report.numbers import CLOCK, Unit, digits, ends_text
+from laconic.trace.numbers import LowHigh
 
 __all__ = [
     "CLOCK",
-    "Range",
     "Unit",
     "count",
     "cycles",
@@ -28,8 +28,6 @@ __all__ = [
 _SPACE, _JOIN = "\u00a0", "\u2060"
 #: Counts are exact below this.
 _EXACT = 10_000
-
-Range = tuple[float, float]
 
 
 def unbroken(number: str) -> str:
@@ -57,7 +55,7 @@ def ratio(low: float, high: float, letter: str = "") -> str:
     return unbroken(f"{ends} {letter}" if letter else ends)
 
 
-def cycles(span: Range, of: Unit | None = None) -> str:
+def cycles(span: LowHigh, of: Unit | None = None) -> str:
     """Return a range of cycles, in the unit `of` or in its own; below 1 % of a unit: `<0.01`."""
     scale, letter = of or unit(span[1])
     text = numbers.span(*span, (scale, letter))
@@ -66,7 +64,7 @@ def cycles(span: Range, of: Unit | None = None) -> str:
     return unbroken(f"{text} {letter}" if letter and span[1] else text)
 
 
-def seconds(span: Range) -> str:
+def seconds(span: LowHigh) -> str:
     """Return cycles as seconds at the clock rate `CLOCK`."""
     return unbroken(numbers.seconds(*span) if span[1] else "0 s")
 
@@ -88,6 +86,6 @@ def times(low: float, high: float) -> str:
     return ratio(low, high, "×")
 
 
-def middle(span: Range) -> float:
+def middle(span: LowHigh) -> float:
     """Return the middle of a range, for uses that need one number."""
     return (span[0] + span[1]) / 2

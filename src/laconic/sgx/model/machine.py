@@ -17,7 +17,7 @@ from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.rangemap import RangeMap
 from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Book, Meter
 from laconic.sgx.model.driver import Driver
-from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.epcm import EpcmEntry
 from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
 
 V = TypeVar("V")
@@ -270,7 +270,7 @@ def _rename(pages: RangeMap[V], moves: Iterable[tuple[int, int, int]]) -> None:
         pages.set(start, end, value)
 
 
-def _prot(entry: Entry | None) -> int | None:
+def _prot(entry: EpcmEntry | None) -> int | None:
     # The access that the EPCM allows, or None if no page is committed.
     if entry is None or entry.state & ~PR or entry.page_type == PT_TRIM:
         return None

@@ -34,7 +34,7 @@ from laconic.sgx.model.faults import (
 #: The permissions of a page after EAUG and EACCEPT.
 RW = PROT_READ | PROT_WRITE
 #: Start, end, and the permissions before and after.
-_Change = tuple[int, int, int, int]
+_ProtChange = tuple[int, int, int, int]
 _AGAIN = {EBUSY, EAGAIN, EINTR}
 _TRACK_AGAIN = {NOT_TRACKED, EPC_PAGE_CONFLICT, PREV_TRK_INCMPL}
 #: The access that the host's mapping allows after a failed change.
@@ -197,23 +197,23 @@ class Edmm:
 
     def _split(
         self, changes: Iterable[tuple[int, int, int]]
-    ) -> tuple[list[_Change], list[_Change]]:
+    ) -> tuple[list[_ProtChange], list[_ProtChange]]:
         # Separate the runs that only gain permissions from those that lose some.
-        extended: list[_Change] = []
-        restricted: list[_Change] = []
+        extended: list[_ProtChange] = []
+        restricted: list[_ProtChange] = []
         for run in self.differing(changes):
             _, _, had, prot = run
             (restricted if had & ~prot else extended).append(run)
         return extended, restricted
 
-    def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_Change]:
+    def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_ProtChange]:
         """Return the runs of committed pages whose permissions differ from those in `changes`.
         O(runs log n).
 
         A run has a start, an end, and the permissions before and after. Neighbors with the same
         change are one run.
         """
-        runs: list[_Change] = []
+        runs: list[_ProtChange] = []
         for start, end, prot in changes:
             for run_start, run_end, had in self.committed.runs(start, end):
                 if had is None or had == prot:
@@ -223,7 +223,7 @@ class Edmm:
                 runs.append((run_start, run_end, had, prot))
         return runs
 
-    def _protect(self, extended: list[_Change], restricted: list[_Change]) -> None:
+    def _protect(self, extended: list[_ProtChange], restricted: list[_ProtChange]) -> None:
         if self.host is not None:
             self._map_host([(start, end, prot) for start, end, _, prot in extended])
         if restricted:
@@ -240,7 +240,7 @@ class Edmm:
             raise PalError(ENOMEM, str(refused)) from refused
         self.committed.set(start, end, prot)
 
-    def _restrict(self, runs: list[_Change]) -> None:
+    def _restrict(self, runs: list[_ProtChange]) -> None:
         # Accept the permissions that remain, and extend only after that: up to that point,
         # everything can be undone within the enclave.
         meter = self.meter
