@@ -87,7 +87,7 @@ class Enclave:
         if receivers is None:
             receivers = books[label] = []
             for strategy in self.strategies.values():
-                if books is self._books or strategy.hears_all:
+                if books is self._books or strategy.needs_unchanged:
                     strategy.meter.at(self.number, label)
                     receivers.append((strategy, strategy.meter, strategy.meter.counts))
         return receivers

@@ -369,9 +369,9 @@ class Replay:
         cause = LOST_DATA if mm.lossy else MODEL_ERROR
         if answer != row.result:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
-        elif self.strategy == self.recorded and (host_calls, kinds) != (row.said, row.kinds):
+        elif self.strategy == self.recorded and (host_calls, kinds) != (row.host_calls, row.kinds):
             why = (
-                f"{row.said} host calls for changes {row.kinds:#x} were recorded, "
+                f"{row.host_calls} host calls for changes {row.kinds:#x} were recorded, "
                 f"{host_calls} for {kinds:#x} replayed"
             )
             self.check.differs(self.number, row, name, shown(answer), cause, why)
@@ -607,7 +607,7 @@ class Replay:
         self._touched(row)
         up = self.up
         up.row, up.thread, up.read_implies_exec = row, thread, thread.read_implies_exec
-        name = self._names[row.said]
+        name = self._names[row.call_code]
         outcome = self.manager.begin(space, name, row.args, up)
         if row.state:
             space.commit(outcome)

@@ -74,7 +74,7 @@ class Bound(Strategy):
         self, meter: Meter, space: AddressSpace, touches: Touches, floor: PageFloor
     ) -> None:
         super().__init__(meter, space, touches)
-        self.hears_all = False
+        self.needs_unchanged = False
         self.floor = floor
         #: Pages that are live or have open choices. Other pages are not stored, so a reservation
         #: costs nothing.

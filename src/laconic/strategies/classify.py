@@ -78,7 +78,7 @@ class Classify(Strategy):
         pal_type: type[Edmm] = Edmm,
     ) -> None:
         super().__init__(meter, space, touches)
-        self.hears_all = False
+        self.needs_unchanged = False
         self.sync = sync
         self.pal_type = pal_type
         self.pal = self.make_pal(meter)

@@ -182,7 +182,7 @@ def _vma(row: Row) -> bool:
 
 
 def _begin(row: Row) -> bool:
-    return bool(row.said < MEMORY_CODES)
+    return bool(row.call_code < MEMORY_CODES)
 
 
 def _program(row: Row) -> bool:

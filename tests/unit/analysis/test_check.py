@@ -410,7 +410,7 @@ class TestBadInput:
         kept, is not."""
         cut = Builder(tmp_path / "cut.trace")
         cut.program("/bin/prog", ["prog"])
-        cut.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=MAP)
+        cut.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=MAP)
         cut.row("mprotect", BASE, 8192, 3, result=0)
         path, base = cut.cut(), tmp_path / "base.json"
         for words, status in (

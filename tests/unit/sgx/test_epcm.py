@@ -107,7 +107,7 @@ def test_eaug() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "prot", "asked", "page_type", "expected"),
+    ("entry", "prot", "states", "page_type", "expected"),
     [
         (FRESH, RW, PENDING, PT_REG, None),
         (FRESH, RW, PENDING | PR, PT_REG, None),  # PR is not compared
@@ -140,11 +140,11 @@ def test_eaug() -> None:
     ],
 )
 def test_eaccept(
-    entry: EpcmEntry | None, prot: int, asked: int, page_type: int, expected: object
+    entry: EpcmEntry | None, prot: int, states: int, page_type: int, expected: object
 ) -> None:
     """What agrees settles the page; what does not leaves it alone."""
     epcm = enclave(entry)
-    assert outcome(lambda: epcm.eaccept(at(0), at(1), prot, asked, page_type)) == expected
+    assert outcome(lambda: epcm.eaccept(at(0), at(1), prot, states, page_type)) == expected
     after = epcm.pages.get(at(0))
     if expected is None:
         assert after == EpcmEntry(prot, page_type)
