@@ -4,11 +4,10 @@ docs/enclave.md and docs/appendix/enclave.md."""
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.machine import compiled, table
+from benchmarks.machine import RUN, compiled, table
 from benchmarks.traces import ROOT, count_calls, record
 from laconic.analysis.compare import BOUND, Compared, Model, compare
 from laconic.libos.settings import Settings
@@ -126,19 +125,7 @@ def _example() -> tuple[str, str]:
     ):
         for when in ("each", "once", "never"):
             path = str(Path(directory) / f"{when}.trace")
-            command = [
-                sys.executable,
-                "-m",
-                "laconic",
-                "run",
-                "--quiet",
-                "-o",
-                path,
-                "--",
-                program,
-                "4000",
-                when,
-            ]
+            command = [*RUN, "-o", path, "--", program, "4000", when]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             compared = compare(path, [*NAMES, BOUND], load(DEFAULT), jobs=None)
             why = why or _why(compared)
