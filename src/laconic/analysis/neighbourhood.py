@@ -64,7 +64,7 @@ def _runs(
 ) -> list[Run]:
     # Split everything into runs that are uniform before and after; equal neighbors are joined. O(n
     # log n).
-    parts = [(start, end, change.kind) for change in changes for start, end in [change[1:3]]]
+    parts = [(change.start, change.end, change.kind) for change in changes]
     edges = sorted(
         {
             edge

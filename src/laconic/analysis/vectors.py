@@ -503,6 +503,10 @@ def same_call(call: PalCall, other: PalCall) -> bool:
     if call.flags & INTERNAL:
         same_range = call.end - call.start == other.end - other.start
     else:
-        same_range = call[2:4] == other[2:4]
-    known = zip(call[4:7], other[4:7], strict=True)
-    return same_range and all(value in (UNKNOWN, expected) for expected, value in known)
+        same_range = (call.start, call.end) == (other.start, other.end)
+    return (
+        same_range
+        and other.old in (UNKNOWN, call.old)
+        and other.new in (UNKNOWN, call.new)
+        and other.kinds in (UNKNOWN, call.kinds)
+    )

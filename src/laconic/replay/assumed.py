@@ -247,7 +247,11 @@ class AssumedStart:
     ) -> Outcome:
         # The call succeeded, so its whole range was mapped: assume an unknown mapping in each hole
         # of the bookkeeping.
-        holes = [run[:2] for run in space.vmas.runs(start, end) if run[2] is None]
+        holes = [
+            (hole_start, hole_end)
+            for hole_start, hole_end, vma in space.vmas.runs(start, end)
+            if vma is None
+        ]
         if holes:
             unseen = any(not known for _, _, known in self.known.runs(start, end))
             if not unseen:
