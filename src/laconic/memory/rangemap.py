@@ -285,9 +285,9 @@ class RangeMap(Generic[V]):
         return None
 
     def _remember(self, known: int, longest: int, ceiling: int) -> None:
-        # A search that started at the ceiling `known - 1` passed no hole longer than `longest`
-        # above `ceiling`. That one is lowered, or one for another length is inserted. Higher
-        # ceilings for longer holes are then redundant.
+        # A search that started at the ceiling with the index `known - 1` passed no hole longer than
+        # `longest` above `ceiling`. It is lowered to that, or a ceiling for another length is
+        # inserted. Higher ceilings for longer holes are then redundant.
         lengths, ceilings = self._lengths, self._ceilings
         if known and longest < lengths[known - 1]:
             known -= 1

@@ -23,7 +23,7 @@ from laconic.memory.flags import (
 from laconic.memory.html import html_table
 from laconic.memory.layout import Layout
 from laconic.memory.names import maps_text, shown_name, stack_start
-from laconic.memory.rangemap import RangeMap, range_text
+from laconic.memory.rangemap import Range, RangeMap, range_text
 from laconic.memory.vma import File, Vma
 
 Entry = tuple[int, int, Vma]
@@ -77,9 +77,14 @@ class AddressSpace:
         # Programs inherit PR_SET_MEMORY_MERGE. The first VMAs show it (ksm_execve in mm/ksm.c).
         self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
+    @property
+    def heap(self) -> Range:
+        """The range from the start of the break to the break, which may be empty."""
+        return self.start_brk, self.brk
+
     def __str__(self) -> str:
         """Return all VMAs in the format of `/proc/PID/maps`."""
-        return maps_text(self).removesuffix("\n")
+        return maps_text(self.vmas, self.heap).removesuffix("\n")
 
     def __repr__(self) -> str:
         vmas = "1 VMA" if self.map_count == 1 else f"{self.map_count:,} VMAs"
@@ -88,7 +93,7 @@ class AddressSpace:
     def _repr_html_(self) -> str:
         """Return a table, for notebooks."""
         columns = ("start", "end", "permissions", "VmFlags", "offset", "backing")
-        stack = stack_start(self)
+        stack = stack_start(self.vmas)
         rows = (
             (
                 f"{start:x}",
@@ -96,7 +101,7 @@ class AddressSpace:
                 vma.permissions(),
                 flag_names(vma.flags),
                 f"{start - vma.base:x}" if vma.file else "",
-                shown_name(self, start, end, vma, stack),
+                shown_name(self.heap, start, end, vma, stack),
             )
             for start, end, vma in self.vmas
         )

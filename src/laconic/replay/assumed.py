@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
-from typing import Any
 
 from laconic.memory.bookkeeper import Bookkeeper, at_address, chooses
 from laconic.memory.calls import RANGED
@@ -28,9 +27,9 @@ from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import Upcalls
 from laconic.memory.vma import File, Vma
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
-from laconic.replay.thread import Mm, RecordedUpcalls
 
 #: The VMA of memory that must be mapped, because a call on it succeeded, and of which nothing else
 #: is known.
@@ -58,28 +57,6 @@ _HOSTS_CALLS = {
 def assumed_space() -> AddressSpace:
     """Return an empty address space in which no stack grows, with the default layout. O(1)."""
     return AddressSpace(Layout(quiet_below=TASK_SIZE << 1))
-
-
-def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
-    """Return the address space of a program that starts, still empty.
-
-    For a recorded trace, it is as the trace describes it; for a log, it is an assumed one.
-    `Mm.space` is None if the program is not followed. `start_brk` is an address, `data_size` is in
-    bytes. O(1).
-    """
-    if about.get("bits") == 32 or about.get("followed") is False:
-        return Mm(None)
-    layout = about.get("layout")
-    if layout is None:
-        return Mm(assumed_space(), AssumedStart(awaits_maps=bool(about.get("maps"))))
-    space = AddressSpace(
-        Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk
-    )
-    space.data_size = data_size
-    space.brk = about.get("brk", start_brk)
-    mm = Mm(space)
-    mm.was_running = "brk" in about  # `Recorder.program` writes it only for these programs
-    return mm
 
 
 class AssumedStart:
@@ -122,7 +99,7 @@ class AssumedStart:
         name: str,
         args: tuple[int, ...],
         result: int,
-        up: RecordedUpcalls,
+        up: Upcalls,
         lossy: bool,
     ) -> Outcome:
         """Return the outcome of a call, given the recorded `result`; edits the wanted state.
@@ -175,7 +152,7 @@ class AssumedStart:
         space: AddressSpace,
         args: tuple[int, ...],
         result: int,
-        up: RecordedUpcalls,
+        up: Upcalls,
         lossy: bool,
     ) -> Outcome:
         if not self.brk:
@@ -240,7 +217,7 @@ class AssumedStart:
         space: AddressSpace,
         name: str,
         args: tuple[int, ...],
-        up: RecordedUpcalls,
+        up: Upcalls,
         start: int,
         end: int,
         lossy: bool,
@@ -265,7 +242,7 @@ class AssumedStart:
         return self._moved_in_pieces(manager, space, args, up)
 
     def _moved_in_pieces(
-        self, manager: Bookkeeper, space: AddressSpace, args: tuple[int, ...], up: RecordedUpcalls
+        self, manager: Bookkeeper, space: AddressSpace, args: tuple[int, ...], up: Upcalls
     ) -> Outcome:
         # The kernel moves several VMAs one after the other (remap_move in mm/mremap.c), and so does
         # this.

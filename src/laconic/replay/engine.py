@@ -24,10 +24,10 @@ from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, VmaRun
 from laconic.memory.vma import Vma
-from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
+from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
-from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, seen
+from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, seen, started_mm
 from laconic.strategies import LINUX, display_name, has_rule, linux_rule, names_on
 from laconic.trace import records
 from laconic.trace.losses import Losses
@@ -491,7 +491,7 @@ class Replay:
             self._leave(tid)
         about = json.loads(row.data or b"{}")
         self.programs[pid] = about.get("path", "?")
-        mm = begun(about, row.a0, row.a1)
+        mm = started_mm(about, row.a0, row.a1)
         if mm.space is None:
             self.ledger.note(
                 f"{about.get('path')} is not followed: a 32-bit program, or one that hides its "

@@ -4,17 +4,16 @@ call."""
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Any
 
 from laconic.linux.pagemap import was_untouched
 from laconic.memory.change import Outcome
+from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace, VmaRun
 from laconic.memory.vma import File, Vma
-
-if TYPE_CHECKING:
-    from laconic.replay.assumed import AssumedStart
+from laconic.replay.assumed import AssumedStart, assumed_space
 from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT, READ, RESIDENT, VMA_START, Row
 
 
@@ -47,6 +46,28 @@ class Mm:
         self.number = -1
         self.program = "?"
         self.was_running = False
+
+
+def started_mm(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
+    """Return the address space of a program that starts, still empty.
+
+    For a recorded trace, it is as the trace describes it; for a log, it is an assumed one.
+    `Mm.space` is None if the program is not followed. `start_brk` is an address, `data_size` is in
+    bytes. O(1).
+    """
+    if about.get("bits") == 32 or about.get("followed") is False:
+        return Mm(None)
+    layout = about.get("layout")
+    if layout is None:
+        return Mm(assumed_space(), AssumedStart(awaits_maps=bool(about.get("maps"))))
+    space = AddressSpace(
+        Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk
+    )
+    space.data_size = data_size
+    space.brk = about.get("brk", start_brk)
+    mm = Mm(space)
+    mm.was_running = "brk" in about  # `Recorder.program` writes it only for these programs
+    return mm
 
 
 class ReplayedThread:
