@@ -87,12 +87,12 @@ class Continuing(Recorder, ContinuingStrategy):
         return type(self)(self.meter, space, touches)
 
 
-class Deaf(Recorder):
+class ChangesOnly(Recorder):
     """One that calls without changes do not concern."""
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.hears_all = False
+        self.needs_unchanged = False
 
 
 logs: list[list[str]] = []
@@ -146,22 +146,22 @@ def test_pages_that_a_call_unmaps_are_touched_until_it_is_over(tmp_path: Path) -
     assert log[2:-1] == ["touch 0-1", "munmap 1 1", "mmap 1 0"] * 2
 
 
-def test_calls_without_changes_reach_only_strategies_that_hear_them(tmp_path: Path) -> None:
+def test_calls_without_changes_reach_only_strategies_that_need_them(tmp_path: Path) -> None:
     logs.clear()
     trace = mapped(tmp_path / "a.trace")
     trace.row("mprotect", BASE, PAGE, RW)
     trace.row("mprotect", BASE, PAGE, 1, host_calls=1)
     trace.row("mprotect", BASE, PAGE, 1)
-    enclaves = Enclaves({"recorder": Recorder, "deaf": Deaf})
+    enclaves = Enclaves({"recorder": Recorder, "changes_only": ChangesOnly})
     Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
-    recorder, deaf = logs
+    recorder, changes_only = logs
     assert [word for word in recorder if "mprotect" in word] == [
         "mprotect 0 0",
         "mprotect 1 0",
         "mprotect 0 0",
     ]
-    assert [word for word in deaf if "mprotect" in word] == ["mprotect 1 0"]
-    assert enclaves.meters["deaf"].tables[0, "mprotect"].host_calls == 2
+    assert [word for word in changes_only if "mprotect" in word] == ["mprotect 1 0"]
+    assert enclaves.meters["changes_only"].tables[0, "mprotect"].host_calls == 2
 
 
 def host_calls(enclaves: Enclaves) -> dict[tuple[int, object], int]:
