@@ -33,16 +33,16 @@ def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> b
     The host's VMAs that contain or touch the range are compared whole. Complexity: O(k log n).
     Raises OSError if the address space is gone.
     """
-    position = first = max(start - 1, 0)
-    last = min(end + 1, TASK_SIZE)
-    for host in maps.vmas(first, last):
+    position = around_start = max(start - 1, 0)
+    around_end = min(end + 1, TASK_SIZE)
+    for host in maps.vmas(around_start, around_end):
         if host.start > position and not _is_hole(space_vmas, position, host.start):
             return False
         position = host.end
         for _, _, vma in space_vmas.runs(host.start, host.end):
             if vma is None or not _looks_like(host, vma):
                 return False
-    return position >= last or _is_hole(space_vmas, position, last)
+    return position >= around_end or _is_hole(space_vmas, position, around_end)
 
 
 def shown_in(
