@@ -116,7 +116,7 @@ class EventSearch:
             self._number += 1
             code = row.event
             if code == _BEGIN:
-                begun[row.tid] = self._number, row.said
+                begun[row.tid] = self._number, row.call_code
             elif code == _SYMBOLS:
                 self._symbols.append(row)
             selected = row_filter is None or row_filter.includes(row)
@@ -248,7 +248,7 @@ def _explanation(trace: TraceReader, found: Found) -> Explanation:
     explanation = Explanation(found, trace.names[found.row.event])
     if trace.source == "run":
         explanation.strategy = trace.about.get("strategy") or "laconic"
-        explanation.recorded = found.row.said
+        explanation.recorded = found.row.host_calls
     return explanation
 
 

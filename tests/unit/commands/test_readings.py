@@ -73,10 +73,22 @@ def forking(path: Path, source: str = "run") -> str:
     trace = busy(path, source=source)
     trace.row("clone", 0x1200011, result=200)
     trace.row("clone", 0x10D00, result=101)
-    trace.row("mmap", BASE, 4096, READ, 0x32, -1, 0, result=BASE, said=1, kinds=1)
-    trace.row("begin", BASE, 4096, RW, said=CODES["mprotect"])
-    trace.row("mmap", 2 * BASE, 4096, READ, 0x32, -1, 0, tid=101, result=2 * BASE, said=1, kinds=1)
-    trace.row("mprotect", BASE, 4096, RW, said=1, kinds=int(EXTEND))
+    trace.row("mmap", BASE, 4096, READ, 0x32, -1, 0, result=BASE, host_calls=1, kinds=1)
+    trace.row("begin", BASE, 4096, RW, call_code=CODES["mprotect"])
+    trace.row(
+        "mmap",
+        BASE + (1 << 24),
+        4096,
+        READ,
+        0x32,
+        -1,
+        0,
+        tid=101,
+        result=BASE + (1 << 24),
+        host_calls=1,
+        kinds=1,
+    )
+    trace.row("mprotect", BASE, 4096, RW, host_calls=1, kinds=int(EXTEND))
     trace.row("mprotect", BASE, 4096, RW, pid=200, result=-12)
     return trace.end()
 
