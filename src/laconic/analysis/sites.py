@@ -248,8 +248,8 @@ def site_label(done: CallDone) -> SiteLabel:
 
 
 def call_of(label: Hashable) -> Hashable:
-    """Return under which label `Enclaves` without a `label` function, and without owners, count the
-    work that they count under `label` with `site_label` and by owner. O(1)."""
+    """Return the label under which `compare` counts the work that sites count under `label`: the
+    name of the call, TOUCH, or the same. O(1)."""
     if isinstance(label, Touch):
         return TOUCH
     if isinstance(label, SiteLabel):

@@ -234,24 +234,37 @@ class TestWhatDiffered:
         assert "r--p (not known)\n" in text(path, "mprotect:1")
         assert "  nothing: only the host knows what it does\n" in text(path, "shmat:1")
 
-    def test_work_that_began_earlier(self, tmp_path: Path) -> None:
-        """What was edited in the `begin` row, before another thread's call, is this call's."""
+    @pytest.mark.parametrize("is_split", [False, True])
+    def test_work_that_began_earlier(self, is_split: bool, tmp_path: Path) -> None:
+        """What was edited in the `begin` row, before another thread's call, is this call's; also
+        if the two rows are in different batches."""
         trace = Process(tmp_path / "a.trace")
         trace.row("clone3", 0x3D0F00, result=101)
+        trace.row("clone3", 0x3D0F00, result=102)
         trace.map(0, 4)
         trace.row("begin", BASE, 4 * PAGE, call_code=CODES["munmap"], state=1)
+        # Another call that has begun, and is not the one that is wanted.
+        trace.row("begin", BASE + 16 * PAGE, PAGE, tid=102, call_code=CODES["munmap"], state=1)
+        if is_split:
+            trace.writer.flush()
         trace.row("mmap", BASE + 8 * PAGE, PAGE, 3, ANONYMOUS, -1, 0, tid=101,
                   result=BASE + 8 * PAGE, host_calls=1,
                   kinds=MAP)  # fmt: skip
+        if is_split:
+            trace.writer.flush()
         trace.row("munmap", BASE, 4 * PAGE, result=0, host_calls=1, kinds=UNMAP)
+        trace.row("munmap", BASE + 16 * PAGE, PAGE, tid=102, result=0)
         path = trace.end()
+        assert len(list(laconic.trace.open(path).batches())) == (3 if is_split else 1)
         told = of(path, "munmap:1")
-        assert told.found.begin == 4
+        assert told.found.begin == 5
         assert [(change.start, change.end, change.kind) for change in told.changes] == [
             (BASE, BASE + 4 * PAGE, UNMAP)
         ]
         assert told.counts["every-call"]["eremove"] == 4
-        assert "its work began at event 4" in text(path, "munmap:1")
+        assert "its work began at event 5" in text(path, "munmap:1")
+        other = of(path, "munmap:2")
+        assert (other.found.begin, other.changes) == (6, ())
 
     def test_not_followed_and_never_over(self, tmp_path: Path) -> None:
         trace = Process(tmp_path / "a.trace")
