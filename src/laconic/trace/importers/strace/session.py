@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
 
-from laconic.memory.vma import File
+from laconic.memory.vma import LOG_DEVICE, File
 from laconic.trace.importers import importing
 from laconic.trace.importers.importing import BATCH, Import
 from laconic.trace.importers.strace import lines
@@ -360,7 +360,7 @@ class Session:
         number_of = self._files.get((path, mode))
         if number_of is None:
             inode = self._inodes.setdefault(path, -len(self._inodes) - 1)
-            file = File(0, 2, inode, path.decode("utf-8", "surrogateescape"))
+            file = File(*LOG_DEVICE, inode, path.decode("utf-8", "surrogateescape"))
             number_of = self._files[path, mode] = self.writer.file(file, 0, mode, now=where)
         return number_of
 
@@ -372,7 +372,7 @@ class Session:
         path = f"?fd {fd} of {thread.pid}"
         inode = self._inodes.setdefault(b"?%d" % self._appeared, -len(self._inodes) - 1)
         found = self.writer.file(
-            File(0, 2, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where
+            File(*LOG_DEVICE, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where
         )
         self._strangers.append(found)
         return found
