@@ -543,7 +543,7 @@ def _bound_books(sizes: SizeBounds, name: str, books: Sequence[_Book]) -> _Ends:
     least, most = sizes.least.meters[name].tables, sizes.most.meters[name].tables
     peaks = _least_most(book.peak for book in books)
     left = _least_most(book.left for book in books)
-    return _Book(least, peaks[0], left[0]), _Book(most, peaks[1], left[1])
+    return _Book(least, peaks[0], left[0], {}), _Book(most, peaks[1], left[1], {})
 
 
 def _most_breaches(reports: Iterable[Mapping[str, Report]]) -> dict[str, Findings]:
