@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from laconic.analysis.info import Contents
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report.names import filled
-from laconic.report.tables import plain_console
+from laconic.report.tables import tally
+from laconic.trace.words import plural
 
 if TYPE_CHECKING:
     from laconic.trace.reader import TraceReader
@@ -62,21 +63,15 @@ def as_json(trace: TraceReader, contents: Contents, missing: Sequence[str]) -> d
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """Return the same for people; numbers are never truncated."""
-    import io
-
-    out = io.StringIO()
-    console = plain_console(out, width, soft_wrap=True)
-    _head(console, figures)
-    _programs(console, figures)
-    _calls(console, figures)
+    lines = [*_head(figures, width), "", *_programs(figures, width), "", *_calls(figures, width)]
     for note in figures["notes"][:SHOWN]:
-        _say(console, f"note: {note}")
+        lines += filled(f"note: {note}", width)
     if len(figures["notes"]) > SHOWN:
-        console.print(f"... and {len(figures['notes']) - SHOWN:,} more notes (--json has them)")
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        lines.append(f"... and {len(figures['notes']) - SHOWN:,} more notes (--json has them)")
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _head(console: Any, figures: Mapping[str, Any]) -> None:
+def _head(figures: Mapping[str, Any], width: int) -> Iterator[str]:
     made, machine = figures["made"], figures["made"]["machine"]
     how = f"imported from {made['source']}"
     if made["source"] == "run":
@@ -110,67 +105,50 @@ def _head(console: Any, figures: Mapping[str, Any]) -> None:
         about = (f"{key.replace('_', ' ')} {_value(value)}" for key, value in options.items())
         lines["about"] = ", ".join(about)
     for name, text in lines.items():
-        first, *more = filled(text, console.width - 11) or [""]
-        console.print(f"{name:<10} {first}")
+        first, *more = filled(text, width - 11) or [""]
+        yield f"{name:<10} {first}"
         for line in more:
-            console.print(f"{'':<11}{line.lstrip()}")
+            yield f"{'':<11}{line.lstrip()}"
     for sentence in figures["missing"]:
-        _say(console, f"missing: {sentence}")
+        yield from filled(f"missing: {sentence}", width)
     if figures["lost"]["lines_or_calls"]:
         count = figures["lost"]["lines_or_calls"]
-        console.print(
-            f"missing in all: {count:,} {'line or call' if count == 1 else 'lines or calls'}"
-        )
+        yield f"missing in all: {plural(count, 'line or call', 'lines or calls')}"
     if figures["unknown"]:
-        _say(console, f"what the source cannot know: {', '.join(map(str, figures['unknown']))}")
+        unknown = ", ".join(map(str, figures["unknown"]))
+        yield from filled(f"what the source cannot know: {unknown}", width)
 
 
-def _programs(console: Any, figures: Mapping[str, Any]) -> None:
+def _programs(figures: Mapping[str, Any], width: int) -> Iterator[str]:
     programs = figures["programs"]
-    console.print("\nprograms" if programs else "\nno program's start is in the trace")
+    yield "programs" if programs else "no program's start is in the trace"
     for program in programs[:SHOWN]:
         words = program["argv"]
         times = f" ({program['starts']:,} times; the first)" if program["starts"] > 1 else ""
         line = shlex.join(words) if words else "(arguments not known)"
         if len(line) > SHOWN_WIDTH:
             line = f"{line[:SHOWN_WIDTH]} ... (--json has all)"
-        _say(console, f"{program['path']}{times}: {line}", "  ")
+        yield from filled(f"{program['path']}{times}: {line}", width, "  ")
     if (more := len(programs) - SHOWN + figures["more_programs"]) > 0:
-        console.print(f"  ... and {more:,} more (--json has them)")
+        yield f"  ... and {more:,} more (--json has them)"
 
 
-def _calls(console: Any, figures: Mapping[str, Any]) -> None:
-    from rich.table import Table
-
+def _calls(figures: Mapping[str, Any], width: int) -> list[str]:
+    if not figures["by_call"]:
+        return ["no calls"]
     rare = [
         name
         for name in ("unfinished", "no_result")
         if any(line[name] for line in figures["by_call"].values())
     ]
     columns = ["calls", "failed", *rare]
-    console.print()
-    if not figures["by_call"]:
-        console.print("no calls")
-        return
-    table = Table(box=None, pad_edge=False, show_footer=True)
-    table.add_column("call", "total", overflow="fold")
-    for column in columns:
-        total = sum(line[column] for line in figures["by_call"].values())
-        heading = column.replace("_", " ")
-        table.add_column(
-            heading, f"{total:,}", justify="right", no_wrap=True, min_width=len(f"{total:,}")
-        )
-    for name, line in sorted(
-        figures["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0])
-    ):
-        table.add_row(name, *(f"{line[column]:,}" for column in columns))
-    console.print(table)
+    by_count = sorted(figures["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0]))
+    rows = [["call", *(column.replace("_", " ") for column in columns)]]
+    rows += [[name, *(f"{line[column]:,}" for column in columns)] for name, line in by_count]
+    totals = [sum(line[column] for _, line in by_count) for column in columns]
+    rows.append(["total", *(f"{total:,}" for total in totals)])
+    return tally(rows, width)
 
 
 def _value(value: Any) -> str:
     return shlex.join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _say(console: Any, text: str, indent: str = "") -> None:
-    for line in filled(text, console.width, indent):
-        console.print(line)

@@ -10,7 +10,7 @@ from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.memory.ledger import Ledger
-from laconic.report.tables import plain_console
+from laconic.report.tables import tally
 from laconic.trace.words import plural
 
 
@@ -71,12 +71,10 @@ def _span(low: float, high: float, form: str = ",") -> str:
     return first if first == last else f"{first} to {last}"
 
 
-def _changed(changes: Mapping[str, int], width: int) -> str:
-    # A kind and its count stay on one line: textwrap does not break at a no-break space.
+def _changed(changes: Mapping[str, int]) -> str:
+    # A no-break space keeps a kind and its count on one line.
     kinds = ", ".join(f"{kind}\xa0{count:,}" for kind, count in changes.items() if count)
-    return textwrap.fill(f"page runs changed, by kind: {kinds or 'none'}", width).replace(
-        "\xa0", " "
-    )
+    return f"page runs changed, by kind: {kinds or 'none'}"
 
 
 def _unmodeled(calls: Mapping[str, int]) -> str:
@@ -95,12 +93,6 @@ def _unmodeled(calls: Mapping[str, int]) -> str:
 
 def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     """Return the table for people after a run; numbers are never truncated."""
-    import io
-
-    from rich.table import Table
-
-    out = io.StringIO()
-    console = plain_console(out, width)
     calls, host_calls, elided = figures["calls"], figures["host_calls"], figures["elided"]
     trace = figures.get("trace", {})
     uncertain = trace.get("uncertain", {})
@@ -115,31 +107,46 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     )
     processes = plural(figures["processes"], "process", "processes")
     ending = "" if host_calls == 1 else "s"
-    console.print(
-        f"laconic: {calls:,} memory calls in {processes}: "
+    lines = _wrapped(
+        f"laconic: {plural(calls, 'memory call')} in {processes}: "
         f"{_span(host_calls - open_, host_calls)} host call{ending}{would}, "
-        f"{_span(elided, elided + open_)} elided{share}"
+        f"{_span(elided, elided + open_)} elided{share}",
+        width,
     )
     if calls:
-        table = Table(box=None, pad_edge=False, show_footer=True)
-        table.add_column("memory call", "total", overflow="fold")
-        for column in _COLUMNS:
-            total = _cell(column, sum(line[column] for line in figures["by_call"].values()), open_)
-            heading = column.replace("_", " ")
-            table.add_column(heading, total, justify="right", no_wrap=True, min_width=len(total))
-        for name, line in sorted(
-            figures["by_call"].items(), key=lambda item: (-item[1]["calls"], item[0])
-        ):
-            table.add_row(name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS))
-        console.print(table)
-        console.print(_changed(figures["changes"], width))
+        lines += _table(figures["by_call"], uncertain, width)
+        lines += _wrapped(_changed(figures["changes"]), width)
     if figures["resynced"]:
-        console.print(textwrap.fill(_unmodeled(figures["unmodeled"]), width))
+        lines += _wrapped(_unmodeled(figures["unmodeled"]), width)
     verify = figures["verify"]
     if verify["mode"] != "off":
         checks = plural(verify["checks"], "check")
         found = plural(verify["mismatches"], "mismatch", "mismatches")
-        console.print(f"verify ({verify['mode']}): {checks}, {found}")
+        lines += _wrapped(f"verify ({verify['mode']}): {checks}, {found}", width)
     for note in figures["notes"]:
-        console.print(f"note: {note}")
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+        lines += _wrapped(f"note: {note}", width)
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    # The lines of a note stay lines, and a long path stays whole. A no-break space keeps what it
+    # joins on one line.
+    wrapped: list[str] = []
+    for line in text.splitlines():
+        wrapped += textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [
+            ""
+        ]
+    return [line.replace("\xa0", " ") for line in wrapped]
+
+
+def _table(
+    by_call: Mapping[str, Mapping[str, int]], uncertain: Mapping[str, int], width: int
+) -> list[str]:
+    # One row for each call, the most frequent first, and the totals.
+    by_count = sorted(by_call.items(), key=lambda item: (-item[1]["calls"], item[0]))
+    total = {column: sum(line[column] for line in by_call.values()) for column in _COLUMNS}
+    rows = [["memory call", *(column.replace("_", " ") for column in _COLUMNS)]]
+    for name, line in by_count:
+        rows.append([name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS)])
+    rows.append(["total", *(_cell(c, total[c], sum(uncertain.values())) for c in _COLUMNS)])
+    return tally(rows, width)

@@ -77,6 +77,17 @@ def test_arguments_after_the_program_are_the_program_s(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "odd\n")
 
 
+def imports(*args: str) -> set[str]:
+    """Return the modules that a command imports."""
+    command = [sys.executable, "-X", "importtime", "-m", "laconic", *args]
+    done = run_alone(command, env=environment())
+    return {
+        line.rpartition("|")[2].strip()
+        for line in done.stderr.splitlines()
+        if "import time:" in line
+    }
+
+
 class TestProgramsThatCannotRun:
     """A shell's statuses: 127 for what is not there, 126 for what cannot be executed."""
 
@@ -332,14 +343,14 @@ class TestHelp:
         for word in (*VERBS, "70", "71", "126", "127"):
             assert word in text
 
+    def test_a_run_imports_no_more_than_it_needs(self) -> None:
+        imported = imports("run", "--", "true")
+        assert "laconic.report.run" in imported
+        unneeded = {"rich", "pyarrow", "numpy", "subprocess", "decimal", "hashlib"}
+        assert not unneeded & {name.split(".")[0] for name in imported}
+
     def test_help_imports_no_more_than_it_needs(self) -> None:
-        command = [sys.executable, "-X", "importtime", "-m", "laconic", "--help"]
-        done = run_alone(command, env=environment())
-        imported = {
-            line.rpartition("|")[2].strip()
-            for line in done.stderr.splitlines()
-            if "import time:" in line
-        }
+        imported = imports("--help")
         assert "laconic.commands" in imported
         for name in imported:
             assert name.split(".")[0] not in {
