@@ -8,7 +8,6 @@ the sizes of files: its figures are ranges, from two replays, each with several 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from laconic.errors import LaconicError
 from laconic.libos.direct import DirectMeter, LinuxPal, SystemCalls
 from laconic.libos.gramine import Libos
 from laconic.libos.settings import DEFAULTS, Settings
-from laconic.libos.sizes import ASSUMPTIONS, OBSERVED
+from laconic.libos.sizes import OBSERVED
 from laconic.libos.strategy import Maker, Strategy
 from laconic.memory.hostrule import HostRule
 from laconic.replay import FIGURES, Replayed, replay_trace
@@ -31,7 +30,7 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
 from laconic.replay.selected import Selected, drop_unselected, join_touches
-from laconic.replay.sizebounds import SizeBounds
+from laconic.replay.sizebounds import SizeBounds, assumed_sizes
 from laconic.sgx.costs import DEFAULT, CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
@@ -49,7 +48,6 @@ from laconic.strategies import (
 )
 from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import TraceReader, location
-from laconic.trace.schema import CODES, FILE_SIZES
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
 
@@ -256,7 +254,7 @@ def compare(
     for maker in makers:
         _maker(maker, profile, model, {})
     guesses = [False] if trace.source == "run" else [False, True]
-    sizes = _assumed_sizes(trace)
+    sizes = assumed_sizes(trace)
     jobs = jobs or len(os.sched_getaffinity(0))
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
@@ -348,7 +346,7 @@ def compare_direct(
         rule = strategy(name)
         assert issubclass(rule, Libos)
         rules[name] = partial(rule, settings=settings, pal_type=LinuxPal)
-    sizes = _assumed_sizes(trace)
+    sizes = assumed_sizes(trace)
     assumed = [Enclaves(rules, meter_type=DirectMeter, assumed_sizes=size) for size in sizes]
     bounds = SizeBounds(assumed, DirectMeter)
     engine = Replay(trace, "laconic", listeners=[*assumed, bounds])
@@ -377,22 +375,6 @@ def _by_call(enclaves: Enclaves) -> dict[str, dict[str, SystemCalls]]:
 
 
 # Replays
-
-
-def _assumed_sizes(trace: TraceReader) -> tuple[int, ...]:
-    # Return the assumptions on files of unknown size under which a trace is replayed, or OBSERVED
-    # alone if sizes are known. Of the logs, only Gramine's can have sizes; the last row of the
-    # trace states whether `import --root DIR` found all files. O(events) for such a log.
-    if trace.source == "run":
-        return (OBSERVED,)
-    if trace.source == "gramine":
-        unknown: Sequence[str] = (FILE_SIZES,)  # if the last row is missing
-        for batch in trace.batches():
-            if batch[-1].event == CODES["end"]:
-                unknown = json.loads(batch[-1].data or b"{}").get("unknown", ())
-        if FILE_SIZES not in unknown:
-            return (OBSERVED,)
-    return ASSUMPTIONS
 
 
 def _is_long(trace: TraceReader) -> bool:

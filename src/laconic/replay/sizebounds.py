@@ -3,18 +3,41 @@ several assumed sizes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 
+from laconic.libos.sizes import ASSUMPTIONS, OBSERVED
 from laconic.memory.vma import File
 from laconic.replay.enclaves import TOUCH, Enclaves, FileTouch
 from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm
 from laconic.sgx.meter import Counts, Meter
+from laconic.trace.reader import TraceReader
+from laconic.trace.schema import CODES, FILE_SIZES
 
 #: Counts by process and label, as in `Meter.tables`.
 Tables = dict[tuple[int, Hashable], Counts]
 Choice = Callable[[Iterable[int]], int]
+
+
+def assumed_sizes(trace: TraceReader) -> tuple[int, ...]:
+    """Return the assumptions on files of unknown size under which a trace is replayed, or OBSERVED
+    alone if sizes are known.
+
+    Of the logs, only Gramine's can have sizes. The last row of the trace states whether
+    `import --root DIR` found all files. O(events) for such a log.
+    """
+    if trace.source == "run":
+        return (OBSERVED,)
+    if trace.source == "gramine":
+        unknown: Sequence[str] = (FILE_SIZES,)  # if the last row is missing
+        for batch in trace.batches():
+            if batch[-1].event == CODES["end"]:
+                unknown = json.loads(batch[-1].data or b"{}").get("unknown", ())
+        if FILE_SIZES not in unknown:
+            return (OBSERVED,)
+    return ASSUMPTIONS
 
 
 class SizeBounds(Listener):

@@ -18,6 +18,7 @@ from laconic.analysis.advise.advice import (
 from laconic.analysis.advise.figures import AdviceFigures, Cost, Span
 from laconic.analysis.advise.trial import After, Trial, outside
 from laconic.analysis.schemas import SCHEMAS
+from laconic.report.compare import UNSIZED
 from laconic.report.numbers import cycles, unit
 from laconic.sgx.costs import CostProfile
 from laconic.trace.words import plural
@@ -113,6 +114,8 @@ def _tried(after: After | str | None) -> Json:
 
 def _notes(figures: AdviceFigures) -> list[str]:
     notes = [] if figures.touches else [RANGED]
+    if figures.unsized:
+        notes.append(UNSIZED)
     if figures.attached:
         notes.append(ATTACHED)
     if figures.cpus and figures.most(lambda image: image.peak_threads) > 1:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from laconic.analysis.advise.figures import measure
 from laconic.analysis.compare import Figures, Span, compare, compare_direct
 from laconic.libos.settings import Settings
 from laconic.libos.sizes import EMPTY, PARTIAL, WHOLE, FileSizes
@@ -137,6 +139,25 @@ def test_a_range_is_shown_and_ends_with_the_sizes(tmp_path: Path) -> None:
     # Only the touched pages are unknown.
     assert {thing for thing in low if low[thing] != high[thing]} == {"untouched_pages"}
     assert not direct["ranged"] and "counts_low" not in direct["strategies"]["every-call"]
+
+
+def test_the_costs_of_advise_are_ranges_too(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    found = []
+    for source in (None, root):
+        trace, _ = take(tmp_path, REAL / "vmatest.log.gz", source)
+        found.append(measure(partial(TraceReader, trace.path), load()))
+        if source is None:
+            write_files(root, mapped_files(TraceReader(trace.path)), seed=2)
+    ranges, exact = found
+    assert (ranges.unsized, exact.unsized) == (True, False)
+    for name, cost in exact.costs.items():
+        bound = ranges.costs[name]
+        for thing in ("host_calls", "cycles", "epc_pages"):
+            (least, most), (low, high) = getattr(bound, thing), getattr(cost, thing)
+            assert least <= low <= high <= most, (name, thing)
+    (least, most), (low, high) = (each.costs["every-call"].host_calls for each in (ranges, exact))
+    assert least < low <= high < most
 
 
 @pytest.mark.parametrize(
