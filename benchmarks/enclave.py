@@ -4,11 +4,10 @@ docs/enclave.md and docs/appendix/enclave.md."""
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.machine import compiled, table
+from benchmarks.machine import RUN, compiled, table
 from benchmarks.traces import ROOT, count_calls, record
 from laconic.analysis.compare import BOUND, Compared, Model, compare
 from laconic.libos.settings import Settings
@@ -16,6 +15,7 @@ from laconic.replay.enclaves import FORK
 from laconic.sgx.costs import DEFAULT, load, shipped
 from laconic.sgx.meter import THINGS
 from laconic.strategies import NAMES
+from laconic.trace.numbers import ends_text, low_to_high
 from laconic.trace.schema import MEMORY_EVENTS
 
 #: Workloads of tests/apps.
@@ -55,8 +55,7 @@ def _counted(program: str, compared: Compared) -> list[list[str]]:
 def _span(pair: tuple[float, float] | None) -> str:
     if pair is None:
         return "-"
-    low, high = (f"{value:.2f}" for value in pair)
-    return low if low == high else f"{low} to {high}"
+    return low_to_high(*pair, ".2f")
 
 
 def _summary(program: str, compared: Compared) -> list[str]:
@@ -91,7 +90,7 @@ def _why(compared: Compared) -> list[list[str]]:
     return [
         [
             name, f"{counts.host_calls:,}", f"{counts.etrack_ipis:,}", f"{counts.eaug_faults:,}",
-            f"{counts.eaccept + counts.eacceptcopy:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
+            f"{counts.eaccept + counts.eacceptcopy:,}", low_to_high(low / 1e6, high / 1e6),
         ]
         for name, counts, (low, high) in calls if high >= 1e6
     ]  # fmt: skip
@@ -104,7 +103,9 @@ def _outside(program: str, compared: Compared) -> list[str]:
     each = load(DEFAULT).figures["host_calls"]
     cycles = compared.strategies["every-call"].total.cycles
     ends = ((others * each.low, cycles[0]), (others * each.high, cycles[1]))
-    spans = [f"{_millions(low)} to {_millions(high)}" for low, high in zip(*ends, strict=True)]
+    spans = [
+        ends_text(_millions(low), _millions(high), " to ") for low, high in zip(*ends, strict=True)
+    ]
     shares = [100 * mine / whole for mine, whole in ends]
     return [program, f"{others:,}", *spans, " to ".join(f"{share:.2g} %" for share in shares)]
 
@@ -124,19 +125,7 @@ def _example() -> tuple[str, str]:
     ):
         for when in ("each", "once", "never"):
             path = str(Path(directory) / f"{when}.trace")
-            command = [
-                sys.executable,
-                "-m",
-                "laconic",
-                "run",
-                "--quiet",
-                "-o",
-                path,
-                "--",
-                program,
-                "4000",
-                when,
-            ]
+            command = [*RUN, "-o", path, "--", program, "4000", when]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             compared = compare(path, [*NAMES, BOUND], load(DEFAULT), jobs=None)
             why = why or _why(compared)
@@ -146,7 +135,7 @@ def _example() -> tuple[str, str]:
                 low, high = figures.total.cycles
                 rows.append([
                     f"per_page 4000 {when}", name, f"{compared.calls:,}", f"{counts.host_calls:,}",
-                    f"{counts.etrack_ipis:,}", f"{low / 1e6:,.0f} to {high / 1e6:,.0f}",
+                    f"{counts.etrack_ipis:,}", low_to_high(low / 1e6, high / 1e6),
                 ])  # fmt: skip
     head = ["host calls", "ETRACK+IPI", "EAUG faults", "EACCEPT, EACCEPTCOPY", "million cycles"]
     return table(["call", *head], why), table(

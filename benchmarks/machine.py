@@ -1,5 +1,5 @@
-"""What the benchmarks share: C programs built here, the machine in words, tables, and the sections
-of the page."""
+"""What the benchmarks share: C programs built here, how Laconic is started, the machine in words,
+tables, and the sections of the page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+#: The words before a program that runs it under Laconic; the options of the run and -- follow.
+RUN = (sys.executable, "-m", "laconic", "run", "--quiet")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 

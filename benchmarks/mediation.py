@@ -10,7 +10,7 @@ import sys
 from statistics import median
 
 from benchmarks.builds import COMPILED, FOLDERS, PURE
-from benchmarks.machine import compiled, table
+from benchmarks.machine import RUN, compiled, table
 from benchmarks.verifying import cpu_seconds
 
 #: `program elided|host-call N` prints how many ns each of its N mprotects took. Elided: RW again
@@ -86,7 +86,7 @@ int main(int argc, char **argv)
 }
 """  # noqa: E501
 ROUNDS, CALLS_A_RUN = 9, 20_000
-LACONIC = [sys.executable, "-m", "laconic", "run", "--quiet", "--"]
+LACONIC = [*RUN, "--"]
 STRACE = ["strace", "-f", "-o", "/dev/null"]
 #: The ways to run a program: name → the words before it, and the variables of its environment.
 WAYS: dict[str, tuple[list[str], dict[str, str]]] = {

@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 from tests.apps.harness import place  # noqa: E402
 from tests.apps.workloads import WORKLOADS, Workload  # noqa: E402
 
+from benchmarks.machine import RUN  # noqa: E402
+
 PAGE = ROOT / "docs" / "appendix" / "programs.md"
 COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 HEAD = """\
@@ -41,7 +43,7 @@ def figures(workload: Workload) -> dict[str, Any]:
     """The JSON of one run of a workload under Laconic."""
     with place(workload) as here:
         path = here.top / "figures.json"
-        here.run((sys.executable, "-m", "laconic", "run", "--quiet", "--json", str(path), "--"))
+        here.run((*RUN, "--json", str(path), "--"))
         result: dict[str, Any] = json.loads(path.read_text())
     return result
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.machine import compiled, table
+from benchmarks.machine import RUN, compiled, table
 from laconic.trace.reader import TraceReader
 from laconic.trace.schema import MEMORY_CODES
 
@@ -93,8 +93,7 @@ def measure(program: str, directory: Path) -> dict[str, list[float]]:
 
 def _run(command: list[str], *options: str) -> float:
     began = time.perf_counter()
-    laconic = [sys.executable, "-m", "laconic", "run", "--quiet", *options, "--"]
-    subprocess.run([*laconic, *command], stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([*RUN, *options, "--", *command], stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
 
 

@@ -129,7 +129,7 @@ def write(path: str, mix: Callable[[Recorder, Random], None]) -> int:
             a4,
             a5,
             result=result,
-            said=host_calls,
+            host_calls=host_calls,
             kinds=kinds,
             file=file,
             touched=touched,

@@ -160,37 +160,37 @@ class Sorted:
         self._put(start, end, vma)
 
     def clear(self, start: int, end: int) -> None:
-        for key, stop, vma in self._overlapping(start, end):
-            if key < start:
-                self.map[key] = (start, vma)
+        for vma_start, vma_end, vma in self._overlapping(start, end):
+            if vma_start < start:
+                self.map[vma_start] = (start, vma)
             else:
-                del self.map[key]
-            if stop > end:
-                self.map[end] = (stop, vma)
+                del self.map[vma_start]
+            if vma_end > end:
+                self.map[end] = (vma_end, vma)
 
     def protect(self, start: int, end: int, change: Change) -> None:
-        for key, stop, vma in self._overlapping(start, end):
+        for vma_start, vma_end, vma in self._overlapping(start, end):
             new = change(vma)
-            if key >= start and stop <= end:
-                self._put(key, stop, new)
+            if vma_start >= start and vma_end <= end:
+                self._put(vma_start, vma_end, new)
             elif new != vma:
-                first, last = max(key, start), min(stop, end)
-                if key < first:
-                    self.map[key] = (first, vma)
-                if last < stop:
-                    self.map[last] = (stop, vma)
-                self._put(first, last, new)
+                changed_start, changed_end = max(vma_start, start), min(vma_end, end)
+                if vma_start < changed_start:
+                    self.map[vma_start] = (changed_start, vma)
+                if changed_end < vma_end:
+                    self.map[changed_end] = (vma_end, vma)
+                self._put(changed_start, changed_end, new)
 
     def _overlapping(self, start: int, end: int) -> list[Entry]:
         found = []
         index = self.map.bisect_right(start)
         if index:
-            key = self.keys[index - 1]
-            stop, vma = self.map[key]
-            if stop > start:
-                found.append((key, stop, vma))
+            vma_start = self.keys[index - 1]
+            vma_end, vma = self.map[vma_start]
+            if vma_end > start:
+                found.append((vma_start, vma_end, vma))
         inside = self.map.irange(start, end, (False, False))
-        found.extend((key, *self.map[key]) for key in inside)
+        found.extend((vma_start, *self.map[vma_start]) for vma_start in inside)
         return found
 
     def _put(self, start: int, end: int, vma: Vma) -> None:
@@ -202,12 +202,12 @@ class Sorted:
             end = above[0]
         index = entries.bisect_left(start)
         if index:
-            key = self.keys[index - 1]
-            stop, below = entries[key]
-            if stop == start and below == vma:
+            below_start = self.keys[index - 1]
+            below_end, below = entries[below_start]
+            if below_end == start and below == vma:
                 if start in entries:
                     del entries[start]
-                start = key
+                start = below_start
         entries[start] = (end, vma)
 
     def entries(self) -> list[Entry]:

@@ -13,6 +13,8 @@ sys.path.insert(0, str(ROOT))
 from tests.apps.harness import place  # noqa: E402
 from tests.apps.workloads import WORKLOADS  # noqa: E402
 
+from benchmarks.machine import RUN  # noqa: E402
+
 
 def record(names: Iterable[str], directory: Path) -> dict[str, Path]:
     """Records each workload that can run here, unless its trace is there already; name → trace."""
@@ -29,7 +31,7 @@ def record(names: Iterable[str], directory: Path) -> dict[str, Path]:
                 continue
             with place(workload) as here:
                 made = here.top / "a.trace"
-                here.run((sys.executable, "-m", "laconic", "run", "--quiet", "-o", str(made), "--"))
+                here.run((*RUN, "-o", str(made), "--"))
                 path.write_bytes(made.read_bytes())
         found[name] = path
     return found

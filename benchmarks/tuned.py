@@ -20,6 +20,7 @@ from laconic.sgx.costs import DEFAULT, CostProfile, load, shipped
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import arguments, base_name, full_name
 from laconic.strategies.edmm_tuned import FAULT, MADVISE, OPTIONS, Tuning
+from laconic.trace.numbers import low_to_high
 
 #: In the order of the paper's ablations.
 ABLATIONS = tuple(OPTIONS.settings)
@@ -84,8 +85,7 @@ def _ratio(ours: Cost, theirs: Cost) -> tuple[float, float]:
 
 
 def _shown(ratio: tuple[float, float]) -> str:
-    low, high = (f"{end:.2f}" for end in ratio)
-    return low if low == high else f"{low} to {high}"
+    return low_to_high(*ratio, ".2f")
 
 
 def _anything(setting: _Setting) -> bool:

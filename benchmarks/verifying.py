@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from statistics import median
 
-from benchmarks.machine import compiled, table
+from benchmarks.machine import RUN, compiled, table
 
 #: `program random|forks|refused|transcode VMAS TIMES`: makes VMAs of alternating protection, then
 #: prints how many ns each of TIMES random mprotects of single pages, forks, or refused mmaps took.
@@ -76,7 +76,6 @@ int main(int argc, char **argv)
 }
 """  # noqa: E501
 ROUNDS = 5
-LACONIC = [sys.executable, "-m", "laconic", "run", "--quiet"]
 STRACE = ["strace", "-f", "-o", "/dev/null", "-e", "trace=%memory"]
 MODES = ("off", "exit", "call")
 MOST = 8.0
@@ -118,7 +117,7 @@ def verify_costs(program: str) -> dict[str, list[float]]:
         for name, command in programs.items():
             if shutil.which(command[0]) is None:
                 continue
-            ways = [command, *([*LACONIC, "--verify", mode, "--", *command] for mode in MODES)]
+            ways = [command, *([*RUN, "--verify", mode, "--", *command] for mode in MODES)]
             for way, column in zip(ways, times.setdefault(name, [[] for _ in ways]), strict=True):
                 column.append(cpu_seconds(way))
         print(f"  round {turn + 1} of {ROUNDS} done", file=sys.stderr)
@@ -129,7 +128,7 @@ def many_vmas(program: str) -> dict[str, list[float]]:
     """Median µs by part: native, under Laconic, under strace; each round runs every way once."""
     if shutil.which("strace") is None:
         raise SystemExit("strace was not found: install it")
-    ways: tuple[list[str], ...] = ([], [*LACONIC, "--"], STRACE)
+    ways: tuple[list[str], ...] = ([], [*RUN, "--"], STRACE)
     times: dict[str, list[list[float]]] = {}
     for _ in range(ROUNDS):
         for name, (words, _) in MANY.items():

@@ -157,23 +157,23 @@ static long pages_of(uint64_t start, uint64_t end)
     return (long)((end - start) / PAGE);
 }
 
-/* The next run of committed pages at or above *start, below `end`; its pages may have several
+/* The next run of committed pages at or above *run_start, below `end`; its pages may have several
  * permissions. */
-static int next_run(struct process *p, uint64_t *start, uint64_t end, uint64_t *stop)
+static int next_run(struct process *p, uint64_t *run_start, uint64_t end, uint64_t *run_end)
 {
-    size_t at = find(p->pages, *start);
+    size_t at = find(p->pages, *run_start);
 
     while (at < p->pages->count && p->pages->at[at].lazy)
         at++;
-    if (*start >= end || at == p->pages->count || p->pages->at[at].vma.start >= end)
+    if (*run_start >= end || at == p->pages->count || p->pages->at[at].vma.start >= end)
         return 0;
-    if (p->pages->at[at].vma.start > *start)
-        *start = p->pages->at[at].vma.start;
-    *stop = *start;
-    while (at < p->pages->count && !p->pages->at[at].lazy && p->pages->at[at].vma.start <= *stop)
-        *stop = p->pages->at[at++].vma.end;
-    if (*stop > end)
-        *stop = end;
+    if (p->pages->at[at].vma.start > *run_start)
+        *run_start = p->pages->at[at].vma.start;
+    *run_end = *run_start;
+    while (at < p->pages->count && !p->pages->at[at].lazy && p->pages->at[at].vma.start <= *run_end)
+        *run_end = p->pages->at[at++].vma.end;
+    if (*run_end > end)
+        *run_end = end;
     return 1;
 }
 
@@ -227,29 +227,29 @@ static void pal_alloc(struct process *p, uint64_t start, uint64_t end, int prot,
 
 static void pal_free(struct process *p, uint64_t start, uint64_t end)
 {
-    uint64_t at = start, stop;
+    uint64_t run_start = start, run_end;
     int kinds;
 
     list(p, VEC_FREE, start, end, permissions(p, start, end, 0, &kinds), NONE, VEC_UNMAP, 0);
-    for (; next_run(p, &at, end, &stop); at = stop) {
+    for (; next_run(p, &run_start, end, &run_end); run_start = run_end) {
         counts[VEC_IOCTLS] += 2;
-        counts[VEC_EMODT] += pages_of(at, stop);
-        counts[VEC_EREMOVE] += pages_of(at, stop);
+        counts[VEC_EMODT] += pages_of(run_start, run_end);
+        counts[VEC_EREMOVE] += pages_of(run_start, run_end);
     }
     cut(p->pages, start, end);
 }
 
 static void pal_protect(struct process *p, uint64_t start, uint64_t end, int prot)
 {
-    uint64_t at = start, stop;
+    uint64_t run_start = start, run_end;
     int kinds, old = permissions(p, start, end, readable_if_writable(prot), &kinds);
 
     list(p, VEC_PROTECT, start, end, old, prot, kinds, 0);
-    for (; next_run(p, &at, end, &stop); at = stop) {
-        counts[VEC_EMODPE] += pages_of(at, stop);
+    for (; next_run(p, &run_start, end, &run_end); run_start = run_end) {
+        counts[VEC_EMODPE] += pages_of(run_start, run_end);
         counts[VEC_IOCTLS]++;
-        counts[VEC_EMODPR] += pages_of(at, stop);
-        set_pages(p, at, stop, readable_if_writable(prot), 0);
+        counts[VEC_EMODPR] += pages_of(run_start, run_end);
+        set_pages(p, run_start, run_end, readable_if_writable(prot), 0);
     }
 }
 

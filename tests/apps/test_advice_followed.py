@@ -101,8 +101,8 @@ def test_advice_can_be_followed(workload: Workload, tmp_path: Path) -> None:
         limits = ["bash", "-c", f'ulimit -s {stack} && exec env "$@"', "bash"]
         limits += [f"{name}={value}" for name, value in env.items()]
         after, used = traced(here, tmp_path / "b.trace", limits)
-    said = json.dumps([words, env, stack])
-    assert after.visible() == before.visible(), said
-    assert exceeded(advice, used, PROFILE) == [], said
+    advised = json.dumps([words, env, stack])
+    assert after.visible() == before.visible(), advised
+    assert exceeded(advice, used, PROFILE) == [], advised
     peak = used.most(lambda image: image.peak_mapped)
-    assert peak <= lines["sgx.enclave_size"].figures["value"], said
+    assert peak <= lines["sgx.enclave_size"].figures["value"], advised

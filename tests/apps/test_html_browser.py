@@ -53,7 +53,7 @@ def one(path: Path) -> str:
     """A trace of one call."""
     trace = Builder(path)
     trace.program("/bin/prog", ["prog"])
-    trace.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=1 << 30, said=1)
+    trace.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=1 << 30, host_calls=1)
     return trace.end()
 
 
@@ -101,7 +101,7 @@ def numbers(window: Browser, column: str) -> list[int]:
     return [int(cell.replace(",", "")) for cell in cells]
 
 
-def said(window: Browser, element: str) -> str:
+def text_of(window: Browser, element: str) -> str:
     """The text of an element, with plain spaces and without joiners."""
     found: str = window.run(f"document.getElementById({json.dumps(element)}).textContent")
     return found.replace("\u00a0", " ").replace("\u2060", "")
@@ -230,8 +230,8 @@ class TestAnyNumberOfCalls:
         window.open(pages[name])
         for section in SECTIONS:
             assert window.run(f"document.querySelectorAll('#{section} > *').length") >= 1, section
-        asked = {"empty": "0", "one": "1", "hundred": "100", "many": "100,000"}[name]
-        assert window.run("document.querySelector('.fig dd').textContent") == asked
+        count = {"empty": "0", "one": "1", "hundred": "100", "many": "100,000"}[name]
+        assert window.run("document.querySelector('.fig dd').textContent") == count
         if name != "empty":
             assert window.run("document.querySelectorAll('#strategies .sbar .fl').length") == len(
                 NAMES
@@ -250,7 +250,7 @@ class TestAnyNumberOfCalls:
         """It is binned, and says so."""
         assert pages["many"].stat().st_size < LARGEST
         window.open(pages["many"])
-        told = said(window, "notes")
+        told = text_of(window, "notes")
         assert "more than 1,000 calls" in told
         assert (
             "the map shows the address spaces as they are at every" in told
@@ -265,14 +265,14 @@ class TestAnyNumberOfCalls:
             window.run("document.querySelector('h1').textContent")
             == "This program made no memory calls."
         )
-        assert "the trace has no memory call" in said(window, "notes")
+        assert "the trace has no memory call" in text_of(window, "notes")
         assert window.run("document.querySelector('#notes details').open")
         assert window.run("document.getElementById('time').getClientRects().length") == 0
 
     def test_too_few_to_draw(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["one"])
-        assert "too few calls to draw" in said(window, "time")
-        assert "too few calls to draw" in said(window, "memory")
+        assert "too few calls to draw" in text_of(window, "time")
+        assert "too few calls to draw" in text_of(window, "memory")
         assert window.run("document.querySelector('.five .rk').textContent") in ("", "1")
 
 
@@ -312,7 +312,7 @@ class TestTable:
         window.type("#filter", "GROW")
         assert numbers(window, "Calls") == [8]
         assert numbers(window, "Redundant") == [6]
-        assert re.fullmatch(r"1 row, .* % of the cost", said(window, "site-count"))
+        assert re.fullmatch(r"1 row, .* % of the cost", text_of(window, "site-count"))
         window.type("#filter", "no such thing")
         assert numbers(window, "Calls") == []
         window.type("#filter", "")
@@ -457,11 +457,11 @@ class TestMap:
         window.open(pages["known"])
         window.run("document.getElementById('map-frame').focus()")
         window.press("n")
-        told = said(window, "map-readout")
+        told = text_of(window, "map-readout")
         assert "Redundant call 1 of 6" in told
         assert "mprotect" in told and "grow" in told
         window.press("p")
-        assert "Redundant call 6 of 6" in said(window, "map-readout")
+        assert "Redundant call 6 of 6" in text_of(window, "map-readout")
 
     def test_next_redundant_comes_into_view(self, window: Browser, pages: dict[str, Path]) -> None:
         """The picture is scrolled to what is shown, and the readout stands beside the mark."""
@@ -473,8 +473,8 @@ class TestMap:
         assert frame[1] < 600 and frame[3] > 0
         tip = window.run(box_of("tip"))
         assert tip[0] >= 0 and tip[1] >= 0 and tip[3] <= 600
-        assert "Redundant: mprotect" in said(window, "tip")
-        assert "1 of 6" in said(window, "map-count")
+        assert "Redundant: mprotect" in text_of(window, "tip")
+        assert "1 of 6" in text_of(window, "map-count")
 
     def test_readout_at_the_pointer(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["known"])
@@ -484,10 +484,10 @@ class TestMap:
             window.send(
                 "Input.dispatchMouseEvent", type="mouseMoved", x=x + wide / 4, y=y + step * 8
             )
-            if "arena" in said(window, "tip"):
+            if "arena" in text_of(window, "tip"):
                 break
-        assert "mapped by mmap from arena" in said(window, "tip")
-        assert "no access" in said(window, "tip")
+        assert "mapped by mmap from arena" in text_of(window, "tip")
+        assert "no access" in text_of(window, "tip")
         box = window.run(box_of("tip"))
         assert abs(box[0] - x - wide / 4) < 450
 
@@ -581,16 +581,16 @@ class TestGraph:
             self.press(window, value)
         window.type("#graph-search", "GROW")
         assert window.run("document.querySelectorAll('#flame-graph .found').length") == 1
-        assert said(window, "graph-readout") == "“grow” is in 100 % of 6 calls."
+        assert text_of(window, "graph-readout") == "“grow” is in 100 % of 6 calls."
         window.click("#graph .legend button")
-        assert "“libx”" in said(window, "graph-readout")
+        assert "“libx”" in text_of(window, "graph-readout")
 
 
 class TestTime:
     """Values at the pointer, and a span that the whole page follows."""
 
     def calls(self, window: Browser) -> int:
-        found = re.search(r": ([\d,]+) calls?,", said(window, "time-readout"))
+        found = re.search(r": ([\d,]+) calls?,", text_of(window, "time-readout"))
         assert found is not None
         return int(found[1].replace(",", ""))
 
@@ -599,7 +599,7 @@ class TestTime:
         x, y = window.centre("#time-picture")
         window.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
         assert re.search(
-            r" to .*\d calls?, \d+ redundant\d+ host calls?.* cycles", said(window, "tip")
+            r" to .*\d calls?, \d+ redundant\d+ host calls?.* cycles", text_of(window, "tip")
         )
 
     def test_a_span_selects_for_the_whole_page(
@@ -632,10 +632,10 @@ class TestTime:
         window.open(pages["hundred"])
         window.run("document.getElementById('time-picture').focus()")
         window.press("ArrowRight")
-        first = said(window, "time-readout")
+        first = text_of(window, "time-readout")
         assert self.calls(window) < 100
         window.press("ArrowRight")
-        assert said(window, "time-readout") != first
+        assert text_of(window, "time-readout") != first
         window.press("Escape")
         assert self.calls(window) == 100
 
@@ -659,7 +659,7 @@ class TestProcesses:
         window.choose("#process", window.run("document.querySelector('#process').lastChild.value"))
         assert sum(numbers(window, "Calls")) == 2
         assert "process child 200" in window.run("document.getElementById('map-canvas').ariaLabel")
-        assert said(window, "time-readout").startswith("All: 2 calls")
+        assert text_of(window, "time-readout").startswith("All: 2 calls")
         assert "show=process-" in window.run("location.hash")
         window.choose("#process", "")
         assert sum(numbers(window, "Calls")) == 12
@@ -690,7 +690,7 @@ class TestSuppressed:
 
     def test_told(self, window: Browser, pages: dict[str, Path]) -> None:
         window.open(pages["suppressed"])
-        assert "<b>the allocator's own</b>: 8 calls, 6 redundant" in said(window, "notes")
+        assert "<b>the allocator's own</b>: 8 calls, 6 redundant" in text_of(window, "notes")
         assert "suppressed (1 site)" in window.run("document.querySelector('.five').textContent")
         titles = "[...document.querySelectorAll('.five .fn')].map((e) => e.textContent)"
         assert not any("allocator" in title for title in window.run(titles))
@@ -709,7 +709,7 @@ class TestSuppressed:
         )
         window.run("document.getElementById('map-frame').focus()")
         window.press("n")
-        assert "mprotect from <b>the allocator's own</b> (suppressed)" in said(
+        assert "mprotect from <b>the allocator's own</b> (suppressed)" in text_of(
             window, "map-readout"
         )
         silent(window, pages["suppressed"])
@@ -754,7 +754,7 @@ class TestColours:
         assert window.run(self.PAPER) == light
         for _ in range(2):
             window.click("#theme")
-        assert said(window, "theme-name") == "Dark"
+        assert text_of(window, "theme-name") == "Dark"
         assert window.run(self.PAPER) == dark
         pixel = (
             "[...document.getElementById('map-canvas').getContext('2d').getImageData(1, 1, "

@@ -328,25 +328,28 @@ def without(runs: list[Run], holes: list[tuple[int, int]]) -> list[Run]:
     joined: list[Run] = []
     for start, end, permissions, offset, path in runs:
         pieces = [(start, end)]
-        for low, high in holes:
+        for hole_start, hole_end in holes:
             pieces = [
                 piece
-                for begin, stop in pieces
-                for piece in ((begin, min(stop, low)), (max(begin, high), stop))
+                for piece_start, piece_end in pieces
+                for piece in (
+                    (piece_start, min(piece_end, hole_start)),
+                    (max(piece_start, hole_end), piece_end),
+                )
                 if piece[0] < piece[1]
             ]
-        for begin, stop in pieces:
-            at = offset + begin - start if path else 0
+        for piece_start, piece_end in pieces:
+            at = offset + piece_start - start if path else 0
             if joined:
                 before = joined[-1]
                 follows = before[3] + before[1] - before[0] if path else 0
                 if (
-                    before[1] == begin
+                    before[1] == piece_start
                     and before[2] == permissions
                     and before[4] == path
                     and follows == at
                 ):
-                    joined[-1] = (before[0], stop, permissions, before[3], path)
+                    joined[-1] = (before[0], piece_end, permissions, before[3], path)
                     continue
-            joined.append((begin, stop, permissions, at, path))
+            joined.append((piece_start, piece_end, permissions, at, path))
     return joined

@@ -44,10 +44,22 @@ def busy(path: Path, rounds: int = 1, **options: Any) -> Builder:
     touched = ((BASE, BASE + 2 * PAGE_SIZE, 0),)
     for _ in range(rounds):
         trace.row(
-            "mmap", 0, length, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
+            "mmap",
+            0,
+            length,
+            RW,
+            ANON,
+            -1,
+            0,
+            result=BASE,
+            state=CHOSEN,
+            host_calls=1,
+            kinds=int(MAP),
         )
         trace.row("mprotect", BASE, length, RW)
-        trace.row("mprotect", BASE, length, READ, said=1, kinds=int(RESTRICT), touched=touched)
-        trace.row("mprotect", BASE, length, RW, said=1, kinds=int(EXTEND))
-        trace.row("munmap", BASE, length, said=1, kinds=int(UNMAP))
+        trace.row(
+            "mprotect", BASE, length, READ, host_calls=1, kinds=int(RESTRICT), touched=touched
+        )
+        trace.row("mprotect", BASE, length, RW, host_calls=1, kinds=int(EXTEND))
+        trace.row("munmap", BASE, length, host_calls=1, kinds=int(UNMAP))
     return trace

@@ -155,8 +155,9 @@ class Program(Generic[StrategyT]):
         assert self.call("munmap", start, pages * PAGE) == 0
 
     def touch(self, start: int, pages: int, how: int = 0) -> None:
-        for begin, stop, vma in self.touches.take([(start, start + pages * PAGE, how)], self.space):
-            self.strategy.touch(begin, stop, vma)
+        touched = [(start, start + pages * PAGE, how)]
+        for run_start, run_end, vma in self.touches.take(touched, self.space):
+            self.strategy.touch(run_start, run_end, vma)
 
 
 class Cost(NamedTuple):

@@ -32,8 +32,7 @@ from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Book, Counts, Meter
 from laconic.sgx.model.driver import Driver, Epc
-from laconic.sgx.model.epcm import NEEDS
-from laconic.sgx.model.epcm import Entry as Epcm
+from laconic.sgx.model.epcm import NEEDS, EpcmEntry
 from laconic.sgx.model.failures import Plan
 from laconic.sgx.model.faults import SgxError
 from laconic.sgx.model.machine import Machine
@@ -182,8 +181,8 @@ class Enclosed(Answers):
         return FILES.get(fd)
 
     def untouched(self, start: int, end: int) -> bool:
-        for begin, stop, vma in self.space.vmas.runs(start, end):
-            for _, _, how in self.touches.pages.runs(begin, stop):
+        for vma_start, vma_end, vma in self.space.vmas.runs(start, end):
+            for _, _, how in self.touches.pages.runs(vma_start, vma_end):
                 if how is not None and (vma is None or vma.file is None or how == OWN):
                     return False
         return True
@@ -465,7 +464,7 @@ class Enclosed(Answers):
         return GIVEN if vma.file is not None and vma.file.inode > 0 else ZEROES
 
 
-def _agrees(what: str, how: int, entry: Epcm) -> bool:
+def _agrees(what: str, how: int, entry: EpcmEntry) -> bool:
     state = entry.state & ~PR
     if what == "left":
         return (how == ACCEPTED and not state) or (entry.page_type, state) == _LEFT.get(how)

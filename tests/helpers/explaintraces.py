@@ -25,6 +25,6 @@ def unpacked(path: Path) -> str:
     trace = Stacked(path, module="/nowhere/libgone.so")
     trace.program("/bin/prog", ["prog"])
     trace.stack(["grow"])
-    trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, host_calls=1, kinds=MAP)
     trace.row("end", 0, pid=0, data=b"{}")
     return trace.cut()

@@ -44,8 +44,8 @@ class Rules(NamedTuple):
         """True where the page may be like this for a moment."""
         if page.phase != "regular" or not page.prot:
             return True
-        asked = [prot for prot in (self.before, self.after) if prot is not None]
-        return page.contents in self.visible and any(not page.prot & ~prot for prot in asked)
+        requested = [prot for prot in (self.before, self.after) if prot is not None]
+        return page.contents in self.visible and any(not page.prot & ~prot for prot in requested)
 
 
 def leaves(page: Page) -> Iterator[tuple[str, Things, Page]]:
@@ -127,18 +127,18 @@ def search(
     seen: set[tuple[Page, bool, Things]] = set()
     found: dict[tuple[Page, Things], Found] = {}
     while queue:
-        cost, _, page, outside, asked, done, things = heapq.heappop(queue)
-        if (page, outside, asked) in seen:
+        cost, _, page, outside, requested, done, things = heapq.heappop(queue)
+        if (page, outside, requested) in seen:
             continue
-        seen.add((page, outside, asked))
-        found.setdefault((page, asked), Found(cost, done, things))
+        seen.add((page, outside, requested))
+        found.setdefault((page, requested), Found(cost, done, things))
         for name, more, after, out in moves(page, outside):
             if not rules.allow(after) or (out and things.count("ioctls") == longest):
                 continue
             total = tuple(a + b for a, b in zip(cost, price(more), strict=True))
-            output = asked
+            output = requested
             if apart and out:
-                output = (*asked, *(() if outside else ("(",)), name.split()[0])
+                output = (*requested, *(() if outside else ("(",)), name.split()[0])
             heapq.heappush(
                 queue, (total, next(order), after, out, output, (*done, name), things + more)
             )

@@ -84,12 +84,14 @@ def known(path: Path) -> str:
         0,
         result=BASE + (1 << 24),
         state=CHOSEN,
-        said=1,
+        host_calls=1,
         kinds=MAP,
         file=number,
     )
     trace.stack(["mmap", "arena", "main"])
-    trace.row("mmap", 0, 64 * PAGE, 0, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=MAP)
+    trace.row(
+        "mmap", 0, 64 * PAGE, 0, 0x22, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=MAP
+    )
     for step in range(8):
         trace.stack(["mprotect", "grow", "main"])
         trace.row(
@@ -98,15 +100,15 @@ def known(path: Path) -> str:
             (2 if step < 4 else 4) * PAGE,
             3,
             result=0,
-            said=int(step in (0, 4)),
+            host_calls=int(step in (0, 4)),
             kinds=EXTEND,
         )
     trace.row("clone", 0x1200011, result=200)
     trace.program("/bin/child", ["child"], pid=200)
     trace.row(
-        "mmap", 0, PAGE, 3, 0x22, -1, 0, pid=200, result=BASE, state=CHOSEN, said=1, kinds=MAP
+        "mmap", 0, PAGE, 3, 0x22, -1, 0, pid=200, result=BASE, state=CHOSEN, host_calls=1, kinds=MAP
     )
-    trace.row("munmap", BASE, PAGE, pid=200, result=0, said=1, kinds=UNMAP)
+    trace.row("munmap", BASE, PAGE, pid=200, result=0, host_calls=1, kinds=UNMAP)
     return trace.end()
 
 
@@ -127,11 +129,15 @@ def many(path: Path, calls: int, stacks: int = 400, places: int = 5_000) -> str:
             ]
         )
         if turn == 0:
-            trace.row("mmap", start, 32 * PAGE, 0, 0x32, -1, 0, result=start, said=1, kinds=MAP)
+            trace.row(
+                "mmap", start, 32 * PAGE, 0, 0x32, -1, 0, result=start, host_calls=1, kinds=MAP
+            )
         elif turn == 4:
-            trace.row("munmap", start, (8 + slot % 24) * PAGE, result=0, said=1, kinds=UNMAP)
+            trace.row("munmap", start, (8 + slot % 24) * PAGE, result=0, host_calls=1, kinds=UNMAP)
         else:
-            trace.row("mprotect", start, turn // 2 * 4 * PAGE, 3, result=0, said=1, kinds=EXTEND)
+            trace.row(
+                "mprotect", start, turn // 2 * 4 * PAGE, 3, result=0, host_calls=1, kinds=EXTEND
+            )
         if len(trace.writer.rows) >= 16384:
             trace.writer.flush()
     return trace.end()
@@ -161,7 +167,7 @@ def hostile(path: Path) -> str:
             0,
             pid=pid,
             result=start,
-            said=1,
+            host_calls=1,
             kinds=MAP,
             file=number,
         )

@@ -25,13 +25,23 @@ def known(path: Path, end: bool = True) -> str:
     trace.row("execve", data=b"/bin/prog")
     trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
     trace.row(
-        "mmap", 0, 8 * PAGE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
+        "mmap",
+        0,
+        8 * PAGE,
+        RW,
+        ANON,
+        -1,
+        0,
+        result=BASE,
+        state=CHOSEN,
+        host_calls=1,
+        kinds=int(MAP),
     )
     trace.row("mprotect", BASE, 8 * PAGE, RW)
-    trace.row("mprotect", BASE, 4 * PAGE, READ, said=1, kinds=int(RESTRICT))
-    trace.row("mprotect", BASE, 8 * PAGE, RW, said=1, kinds=int(EXTEND))
+    trace.row("mprotect", BASE, 4 * PAGE, READ, host_calls=1, kinds=int(RESTRICT))
+    trace.row("mprotect", BASE, 8 * PAGE, RW, host_calls=1, kinds=int(EXTEND))
     trace.row("mprotect", BASE + (1 << 30), PAGE, RW, result=-ENOMEM)
-    trace.row("munmap", BASE + 2 * PAGE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE + 2 * PAGE, PAGE, host_calls=1, kinds=int(UNMAP))
     trace.row("munmap", BASE + 2 * PAGE, PAGE)
     trace.row("exit", 0)
     return trace.end() if end else trace.cut()

@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from laconic.analysis.sweep import Row, sweep_one
+from laconic.analysis.sweep import SweepRow, sweep_one
 
 
-def counted(path: str, strategy: str) -> Row:
+def counted(path: str, strategy: str) -> SweepRow:
     """Enters the computation in the file `tracks`."""
     with Path(path).with_name("tracks").open("a") as tracks:
         tracks.write(f"{Path(path).name} {strategy} {os.getpid()}\n")
@@ -36,7 +36,7 @@ def release(directory: Path) -> None:
         path.unlink()
 
 
-def deadly(path: str, strategy: str) -> Row:
+def deadly(path: str, strategy: str) -> SweepRow:
     """Kills its worker at each trace whose name says so."""
     row = counted(path, strategy)
     if "deadly" in path:
@@ -44,7 +44,7 @@ def deadly(path: str, strategy: str) -> Row:
     return row
 
 
-def held(path: str, strategy: str) -> Row:
+def held(path: str, strategy: str) -> SweepRow:
     """Takes as long as there is a file beside it whose suffix is `.hold`."""
     row = counted(path, strategy)
     while Path(path).with_suffix(".hold").exists():
@@ -52,12 +52,12 @@ def held(path: str, strategy: str) -> Row:
     return row
 
 
-def older(path: str, strategy: str) -> Row:
+def older(path: str, strategy: str) -> SweepRow:
     """As a worker on which another Laconic is installed."""
     return {**sweep_one(path, strategy), "laconic": "0.0.0"}
 
 
-def rows(path: Path) -> list[Row]:
+def rows(path: Path) -> list[SweepRow]:
     """A result's rows, without the seconds that they took."""
     with path.open("rb") as file:
         return [{**row, "seconds": None} for row in pq.read_table(file).to_pylist()]

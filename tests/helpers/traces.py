@@ -39,7 +39,10 @@ class Builder:
     def row(
         self, event: str, *args: int, pid: int = 100, tid: int | None = None, **fields: Any
     ) -> None:
-        """One row; negative arguments become unsigned as in a register."""
+        """One row; negative arguments become unsigned as in a register. `call_code` is for rows
+        that have it instead of host calls."""
+        if "call_code" in fields:
+            fields["host_calls"] = fields.pop("call_code")
         numbers: dict[str, Any] = {f"a{place}": value & MASK for place, value in enumerate(args)}
         self.writer.rows.append(
             Row(CODES[event], self.time, pid, pid if tid is None else tid, **numbers, **fields)
@@ -86,7 +89,7 @@ def small(path: Path, **options: Any) -> str:
     """
     trace = Builder(path, **options)
     trace.program("/bin/prog", ["prog", 'a "b"\n', "é"])
-    trace.row("brk", 0, result=0x5555_5555_6000, said=0)
+    trace.row("brk", 0, result=0x5555_5555_6000, host_calls=0)
     for place, name in enumerate(PATHS):
         number = trace.file(name, inode=7 + place)
         result = BASE + place * 8192
@@ -100,20 +103,29 @@ def small(path: Path, **options: Any) -> str:
             4096,
             result=result,
             state=CHOSEN,
-            said=1,
+            host_calls=1,
             kinds=MAP,
             file=number,
         )
     arena = BASE + (1 << 30)
-    trace.row("mmap", 0, 1 << 36, 0, 0x4022, -1, 0, result=arena, state=CHOSEN, said=1, kinds=MAP)
-    trace.row("mprotect", arena, 8192, 3, result=0, said=1, kinds=EXTEND)
+    trace.row(
+        "mmap", 0, 1 << 36, 0, 0x4022, -1, 0, result=arena, state=CHOSEN, host_calls=1, kinds=MAP
+    )
+    trace.row("mprotect", arena, 8192, 3, result=0, host_calls=1, kinds=EXTEND)
     trace.row("mprotect", arena, 8192, 3, result=0)
     trace.row("clone3", THREAD, result=101)
     trace.row(
-        "madvise", arena, 8192, 4, tid=101, result=0, said=1, touched=((arena, arena + 4096, 0),)
+        "madvise",
+        arena,
+        8192,
+        4,
+        tid=101,
+        result=0,
+        host_calls=1,
+        touched=((arena, arena + 4096, 0),),
     )
     trace.row("munmap", 5, 4096, tid=101, result=-22)
-    trace.row("mremap", BASE, 8192, 16384, 1, 0, tid=101, result=BASE + (2 << 30), said=1)
+    trace.row("mremap", BASE, 8192, 16384, 1, 0, tid=101, result=BASE + (2 << 30), host_calls=1)
     trace.row("clone", 0x1200000 | SIGCHLD, result=102)
     trace.program("/bin/true", ["true"], pid=102)
     trace.row("mmap", 0, 4096, 7, 0x22, -1, 0, pid=102, state=UNFINISHED)
@@ -130,7 +142,7 @@ def large(path: Path, calls: int, **options: Any) -> str:
     code, rows = CODES["mprotect"], trace.writer.rows
     for number in range(calls):
         args = (BASE + number % 1000 * 4096, 4096, 1 + number % 2)
-        rows.append(make_row(code, (number * 1000, 100, 100), args, said=number % 2))
+        rows.append(make_row(code, (number * 1000, 100, 100), args, host_calls=number % 2))
         if len(rows) >= 16384:
             trace.writer.flush()
     trace.time = calls * 1000

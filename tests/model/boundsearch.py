@@ -114,7 +114,7 @@ class Search:
             apart=True,
         )
         best: dict[tuple[str, int, frozenset[str], bool], float] = {}
-        for (page, asked), way in found.items():
+        for (page, requested), way in found.items():
             if page.phase == "absent":
                 end = "" if after.live else "U"
             elif (
@@ -128,8 +128,8 @@ class Search:
             if end:
                 key = (
                     end,
-                    asked.count("("),
-                    frozenset(asked) - {"("},
+                    requested.count("("),
+                    frozenset(requested) - {"("},
                     page.contents == "file" != start.contents,
                 )
                 best[key] = min(best.get(key, way.cost[0]), way.cost[0])

@@ -53,17 +53,17 @@ class Oracle:
         self.pages[page] = Single(R | W, flags={"pending"})
         return None
 
-    def eaccept(self, page: int, prot: int, asked: set[str], kind: int) -> str | int | None:
+    def eaccept(self, page: int, prot: int, request: set[str], kind: int) -> str | int | None:
         if kind == PT_REG:
-            legal = "modified" not in asked and bool(asked & {"pending", "pr"})
+            legal = "modified" not in request and bool(request & {"pending", "pr"})
         else:
-            legal = asked == {"modified"}
+            legal = request == {"modified"}
         if not legal:
             return "#GP"
         single = self.pages.get(page)
         if single is None or "blocked" in single.flags:
             return "#PF"
-        if (single.prot, single.kind, single.flags - {"pr"}) != (prot, kind, asked - {"pr"}):
+        if (single.prot, single.kind, single.flags - {"pr"}) != (prot, kind, request - {"pr"}):
             return 19
         if single.since:  # "untracked", or somebody is still inside
             return 11

@@ -439,12 +439,12 @@ class Mappings:
     def move_several(self, start: int, size: int, to: int, kept: int) -> int:
         page = start
         while page < start + size:
-            stop = min(self.vma(page)[1], start + size)
+            run_end = min(self.vma(page)[1], start + size)
             if self.pages[page].flags & f.VM_SEALED:
                 return -EPERM
-            failed = self.do_munmap((to + page - start) << SHIFT, (stop - page) << SHIFT)
+            failed = self.do_munmap((to + page - start) << SHIFT, (run_end - page) << SHIFT)
             if failed:
                 return failed
-            self.move(page, stop - page, stop - page, kept, to + page - start)
-            page = min(self.mapped(stop, start + size), default=start + size)
+            self.move(page, run_end - page, run_end - page, kept, to + page - start)
+            page = min(self.mapped(run_end, start + size), default=start + size)
         return to << SHIFT

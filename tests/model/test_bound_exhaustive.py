@@ -77,8 +77,8 @@ def drive(make: Callable[[Meter, AddressSpace, Touches], Strategy], case: Case) 
             assert vma is not None
             how = 0 if vma.file is None or vma.flags & f.VM_WRITE else FILE_PAGE
             runs.append((at(page), at(page + 1), how))
-        for begin, stop, vma in touches.take(runs, space):
-            strategy.touch(begin, stop, vma)
+        for run_start, run_end, vma in touches.take(runs, space):
+            strategy.touch(run_start, run_end, vma)
     strategy.end()
     return meter.total()
 

@@ -30,8 +30,8 @@ def split_forgets_the_rest(patch: Patch) -> None:
     edit = RangeMap.edit
 
     def wrong(self: RangeMap[Any], start: int, end: int, change: Callable[[Any], Any]) -> None:
-        _, stop, value = self.find(end - 1)
-        edit(self, start, stop if value is not None else end, change)
+        _, run_end, value = self.find(end - 1)
+        edit(self, start, run_end if value is not None else end, change)
 
     patch.setattr(RangeMap, "edit", wrong)
 
@@ -84,8 +84,8 @@ def partial_failure_is_rolled_back(patch: Patch) -> None:
     permitted = mprotect._permitted
 
     def wrong(space: AddressSpace, start: int, *rest: Any) -> tuple[int, int]:
-        stop, result = permitted(space, start, *rest)
-        return (start, result) if result else (stop, result)
+        edit_end, result = permitted(space, start, *rest)
+        return (start, result) if result else (edit_end, result)
 
     patch.setattr(mprotect, "_permitted", wrong)
 

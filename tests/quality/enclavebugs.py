@@ -137,8 +137,8 @@ def a_window_leaves_the_mapping(patch: Patch) -> None:
 
     def wrong(self: Laconic, start: int, end: int, vma: Vma) -> None:
         self.meter.exception()
-        stop = min(end + 8 * PAGE, self.pal.committed.find(start)[1])
-        self.commit(start, stop, vma)
+        window_end = min(end + 8 * PAGE, self.pal.committed.find(start)[1])
+        self.commit(start, window_end, vma)
 
     patch.setattr(Laconic, "fault", wrong)
 
@@ -193,11 +193,10 @@ def a_move_leaves_the_contents(patch: Patch) -> None:
     """The new place is zero."""
 
     def wrong(self: Classify, start: int, end: int, vma: Vma, source: int) -> None:
-        for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
+        for run_start, run_end, had in list(self.pal.committed.runs(source, source + end - start)):
             if had is not None:
-                self.pal.commit(
-                    begin + start - source, stop + start - source, edmm.permissions(vma.flags)
-                )
+                distance, prot = start - source, edmm.permissions(vma.flags)
+                self.pal.commit(run_start + distance, run_end + distance, prot)
 
     patch.setattr(Classify, "move", wrong)
 

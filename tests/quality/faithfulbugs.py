@@ -22,7 +22,7 @@ from laconic.memory.space import AddressSpace
 from laconic.memory.vma import File
 from laconic.strategies.laconic import Laconic
 from laconic.tracer import loop, ptrace
-from laconic.tracer.signals import Relay, signal_set
+from laconic.tracer.signals import SignalRelay, signal_set
 
 Patch = pytest.MonkeyPatch
 BUGS: dict[str, Callable[[Patch], None]] = {}
@@ -40,8 +40,8 @@ def growth_is_forgotten_with_its_origin(patch: Patch) -> None:
     def wrong(self: AddressSpace, start: int, end: int) -> bool:
         if end <= self.layout.quiet_below:
             return False
-        for begin, _, vma in self.vmas.runs(start, end):
-            above = self.vmas.get(self.vmas.find(begin)[1]) if vma is None else None
+        for run_start, _, vma in self.vmas.runs(start, end):
+            above = self.vmas.get(self.vmas.find(run_start)[1]) if vma is None else None
             if above is not None and above.flags & VM_GROWSDOWN:
                 return True
         return False
@@ -98,7 +98,7 @@ def a_signal_to_the_group_ends_laconic(patch: Patch) -> None:
     """Only the usual signals are kept from Laconic itself."""
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
     usual = signal_set(signal.Signals[name] for name in names)
-    patch.setattr(Relay.__init__, "__defaults__", (usual,))
+    patch.setattr(SignalRelay.__init__, "__defaults__", (usual,))
 
 
 @_bug

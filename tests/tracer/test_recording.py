@@ -443,11 +443,11 @@ def test_redacted_traces_hold_no_name(tmp_path: Path) -> None:
         trace = laconic.trace.open(str(path))
         assert trace.redacted
         program_rows = [record for record in trace if isinstance(record, ProgramRecord)]
-        asked = [call.path for call in calls(path, "execve")]
-        assert program_rows[-1].about["path"] == asked[-1]
+        paths = [call.path for call in calls(path, "execve")]
+        assert program_rows[-1].about["path"] == paths[-1]
         mapped = {call.file.file.path for call in calls(path, "mmap") if call.file}
         assert all(name.startswith(("#", "/dev/")) for name in mapped)
-        hashes.append({asked[-1], *mapped})
+        hashes.append({paths[-1], *mapped})
     assert not hashes[0] & hashes[1], "each trace has hashes of its own"
 
 

@@ -25,7 +25,7 @@ from laconic.sgx.meter import Counts
 from laconic.stacks.symbolize import Place
 from laconic.trace.stacks import NO_STACK
 
-#: The enclave figures of a `Tally`.
+#: The enclave figures of a `KeyTally`.
 ENCLAVE = ("enclave_host_calls", "cycles_low", "cycles")
 _ADDRESS = re.compile(r"\+0x[0-9a-f]+\Z")
 _GONE = " (deleted)"
@@ -42,7 +42,7 @@ class Key(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
+class KeyTally:
     """The counts of a run, call or site: `calls` memory calls, of which `redundant` changed
     nothing; `host_calls` for the others. Their enclave made `enclave_host_calls`, and spent from
     `cycles_low` to `cycles`."""
@@ -65,7 +65,7 @@ class Tally:
         self.redundant += redundant
         self.host_calls += host_calls
 
-    def include(self, other: Tally) -> None:
+    def include(self, other: KeyTally) -> None:
         """Add another tally's figures. O(1)."""
         self.add(other.calls, other.redundant, other.host_calls)
         self.enclave_host_calls += other.enclave_host_calls
@@ -102,16 +102,16 @@ class RunFigures:
     """
 
     name: str
-    total: Tally
+    total: KeyTally
     hidden: int = 0
-    by_call: dict[str, Tally] | None = None
-    sites: dict[Key, Tally] | None = None
+    by_call: dict[str, KeyTally] | None = None
+    sites: dict[Key, KeyTally] | None = None
     whole: bool = False
     stacks: dict[Key, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     enclave: tuple[str, str] | None = None
-    suppressed: dict[str, Tally] = field(default_factory=dict)
-    around: dict[str, Tally] = field(default_factory=dict)
+    suppressed: dict[str, KeyTally] = field(default_factory=dict)
+    around: dict[str, KeyTally] = field(default_factory=dict)
     is_baseline: bool = field(default=False, compare=False)
 
     @property
@@ -148,22 +148,22 @@ def from_sites(
     hiding = [rule for rule in rules if not rule.only_redundant]
     quieting = [rule for rule in rules if rule.only_redundant]
     figures = RunFigures(
-        name, Tally(ledger.calls, ledger.redundant, ledger.host_calls), by_call={}, sites={}
+        name, KeyTally(ledger.calls, ledger.redundant, ledger.host_calls), by_call={}, sites={}
     )
     assert figures.by_call is not None and figures.sites is not None
     for call, line in ledger.by_call.items():
-        figures.by_call[call] = Tally(line.calls, line.redundant, line.host_calls)
+        figures.by_call[call] = KeyTally(line.calls, line.redundant, line.host_calls)
     if enclave is not None:
         figures.enclave = enclave.strategy, enclave.profile.name
         figures.total.add_enclave(found.meters[enclave.strategy].total(), enclave.profile)
         for kind, work in found.around.items():
             cost = work.cost(enclave.strategy)
             if cost != Counts():
-                figures.around[kind] = Tally()
+                figures.around[kind] = KeyTally()
                 figures.around[kind].add_enclave(cost, enclave.profile)
     figures.whole = all(site.stack != NO_STACK for site in found.sites)
     weights: dict[Key, Counter[int]] = {}
-    costs: dict[int, tuple[Tally, Counts]] = {}
+    costs: dict[int, tuple[KeyTally, Counts]] = {}
     for site in found.sites:
         places = (
             own_frames(site.call, found.stacks.walk(site.stack)) if site.stack != NO_STACK else []
@@ -173,14 +173,14 @@ def from_sites(
         redundant = site.redundant
         if rule is not None:
             figures.hidden += site.redundant
-            tally = figures.suppressed.setdefault(rule.reason, Tally())
+            tally = figures.suppressed.setdefault(rule.reason, KeyTally())
         else:
             if places and matching(quieting, site.call, site.program, names) is not None:
                 figures.hidden += site.redundant
                 redundant = 0
             place = places[0][0] if places else Place(UNKNOWN, "")
             key = key_of(site.call, place.function, place.module, site.program)
-            tally = figures.sites.setdefault(key, Tally())
+            tally = figures.sites.setdefault(key, KeyTally())
             if site.stack != NO_STACK:
                 # One redundant call outweighs all other calls together.
                 weights.setdefault(key, Counter())[site.stack] += (redundant << 40) + site.calls
@@ -214,7 +214,7 @@ def as_json(figures: RunFigures) -> dict[str, Any]:
     }
 
 
-def _named(tallies: Mapping[str, Tally], enclave: object) -> dict[str, dict[str, int]]:
+def _named(tallies: Mapping[str, KeyTally], enclave: object) -> dict[str, dict[str, int]]:
     return {name: _tally(tally, enclave) for name, tally in sorted(tallies.items())}
 
 
@@ -225,12 +225,12 @@ def enclave_json(figures: RunFigures) -> dict[str, Any]:
     return {"enclave": {"strategy": strategy, "costs": profile}}
 
 
-def _tally(tally: Tally, enclave: object = None) -> dict[str, int]:
+def _tally(tally: KeyTally, enclave: object = None) -> dict[str, int]:
     numbers = {"calls": tally.calls, "redundant": tally.redundant, "host_calls": tally.host_calls}
     return {**numbers, **enclave_numbers(tally)} if enclave else numbers
 
 
-def enclave_numbers(tally: Tally) -> dict[str, int]:
+def enclave_numbers(tally: KeyTally) -> dict[str, int]:
     """Return the enclave figures of a tally: `cycles_low` and `cycles` are the ends of a range."""
     return {name: getattr(tally, name) for name in ENCLAVE}
 
@@ -317,13 +317,13 @@ def _callers(data: Mapping[str, Any], name: str) -> RunFigures:
         key = key_of(
             str(line["call"]), str(line["name"]), str(line["module"]), str(line["program"])
         )
-        figures.sites.setdefault(key, Tally()).include(tally)
+        figures.sites.setdefault(key, KeyTally()).include(tally)
     if figures.enclave is None:
         return figures
     for line in data["suppressed"]:
         figures.suppressed[str(line["reason"])] = _caller(line, figures)
     for line in data["around"]:
-        figures.around[str(line["kind"])] = Tally()
+        figures.around[str(line["kind"])] = KeyTally()
         _add_cost(figures.around[str(line["kind"])], line)
     figures.total.cycles_low, figures.total.cycles = _ends(data)
     parts = (figures.sites, figures.suppressed, figures.around)
@@ -333,9 +333,9 @@ def _callers(data: Mapping[str, Any], name: str) -> RunFigures:
     return figures
 
 
-def _caller(line: Mapping[str, Any], figures: RunFigures) -> Tally:
+def _caller(line: Mapping[str, Any], figures: RunFigures) -> KeyTally:
     # A line of callers; its calls count only if the calls of all lines are known.
-    tally = Tally(redundant=_count(line, "redundant"))
+    tally = KeyTally(redundant=_count(line, "redundant"))
     if figures.whole:
         tally.calls = _count(line, "calls")
         tally.host_calls = _count(line, "host_calls")
@@ -344,7 +344,7 @@ def _caller(line: Mapping[str, Any], figures: RunFigures) -> Tally:
     return tally
 
 
-def _add_cost(tally: Tally, line: Mapping[str, Any]) -> None:
+def _add_cost(tally: KeyTally, line: Mapping[str, Any]) -> None:
     tally.enclave_host_calls = _count(line["counts"][EVERY_CALL], "host_calls")
     tally.cycles_low, tally.cycles = _ends(line)
 
@@ -363,9 +363,9 @@ def _readable(schema: Any, ours: int, name: str) -> None:
         )
 
 
-def _read(line: Mapping[str, Any]) -> Tally:
+def _read(line: Mapping[str, Any]) -> KeyTally:
     known = ENCLAVE if ENCLAVE[0] in line else ()
-    return Tally(*(_count(line, name) for name in ("calls", "redundant", "host_calls", *known)))
+    return KeyTally(*(_count(line, name) for name in ("calls", "redundant", "host_calls", *known)))
 
 
 def _count(line: Mapping[str, Any], name: str) -> int:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from laconic.analysis import callers, diff
-from laconic.analysis.baseline import Key, RunFigures, Tally
+from laconic.analysis.baseline import Key, KeyTally, RunFigures
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 
 REDUNDANT, HOST_CALLS, BASELINE = "max-redundant", "max-host-calls", "baseline"
@@ -81,9 +81,9 @@ class Offender(NamedTuple):
     SUPPRESSED and AROUND, `key.function` is the reason or the kind of work."""
 
     key: Key
-    tally: Tally
+    tally: KeyTally
     known: bool
-    was: Tally | None = None
+    was: KeyTally | None = None
     kind: str = SITE
 
 
@@ -102,7 +102,7 @@ class Verdict(NamedTuple):
     sentence: str
     offenders: tuple[Offender, ...] = ()
     most: int | None = None
-    was: Tally | None = None
+    was: KeyTally | None = None
 
 
 def check(figures: RunFigures, limits: Limits, sort: str = callers.COST) -> list[Verdict]:
@@ -132,7 +132,7 @@ def _ordered(
         return offenders
 
     def value(one: Offender) -> float:
-        before = one.was if grown and one.was is not None else Tally()
+        before = one.was if grown and one.was is not None else KeyTally()
         if sort == callers.COST:
             return one.tally.middle - before.middle
         names = {callers.HOST_CALLS: "enclave_host_calls", callers.CALLS: "calls"}
@@ -199,7 +199,7 @@ def _strategy(figures: RunFigures) -> str:
     return figures.enclave[0] if figures.enclave else "?"
 
 
-def _tallies(figures: RunFigures, by_site: bool) -> Mapping[Key, Tally]:
+def _tallies(figures: RunFigures, by_site: bool) -> Mapping[Key, KeyTally]:
     if by_site:
         return figures.sites or {}
     return {Key(call): tally for call, tally in (figures.by_call or {}).items()}
@@ -224,10 +224,10 @@ def _others(figures: RunFigures) -> Iterator[Offender]:
             yield Offender(Key("", name), tally, figures.whole, kind=kind)
 
 
-def _before(one: Offender, baseline: RunFigures) -> Tally:
+def _before(one: Offender, baseline: RunFigures) -> KeyTally:
     # Return the baseline's tally of one of `_others`.
     tallies = baseline.suppressed if one.kind == SUPPRESSED else baseline.around
-    return tallies.get(one.key.function, Tally())
+    return tallies.get(one.key.function, KeyTally())
 
 
 def _baseline(figures: RunFigures, baseline: RunFigures, tolerance: Limit) -> list[Verdict]:
@@ -243,7 +243,7 @@ def _baseline(figures: RunFigures, baseline: RunFigures, tolerance: Limit) -> li
     worse = [
         Offender(key, tally, figures.whole or not by_site, old)
         for key, tally in ({} if sums_alone else _tallies(figures, by_site)).items()
-        if tally.redundant > _allowed((old := before.get(key, Tally())).redundant, tolerance)
+        if tally.redundant > _allowed((old := before.get(key, KeyTally())).redundant, tolerance)
     ]
     worse.sort(key=lambda one: ((one.was or one.tally).redundant - one.tally.redundant, one.key))
     what = "site" if by_site else "call"
@@ -285,7 +285,7 @@ def _more(
         return Verdict(BASELINE, what, True, sentence, was=baseline.total)
     before = baseline.sites or {}
     found = [
-        Offender(key, tally, figures.whole, before.get(key, Tally()))
+        Offender(key, tally, figures.whole, before.get(key, KeyTally()))
         for key, tally in (figures.sites or {}).items()
     ]
     found += [one._replace(was=_before(one, baseline)) for one in _others(figures)]
@@ -304,7 +304,7 @@ def _more_host_calls(figures: RunFigures, baseline: RunFigures) -> tuple[Offende
         return ()
     before = _tallies(baseline, by_site)
     found = [
-        Offender(key, tally, True, before.get(key, Tally()))
+        Offender(key, tally, True, before.get(key, KeyTally()))
         for key, tally in _tallies(figures, by_site).items()
     ]
     if by_site:

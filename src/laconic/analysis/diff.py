@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from laconic.analysis.baseline import Key, RunFigures, Tally
+from laconic.analysis.baseline import Key, KeyTally, RunFigures
 from laconic.analysis.callers import (
     AROUND,
     CALLS,
@@ -30,8 +30,8 @@ class Delta:
     """
 
     key: Key
-    was: Tally
-    now: Tally
+    was: KeyTally
+    now: KeyTally
     kind: str = SITE
 
     @property
@@ -182,14 +182,14 @@ def _without_costs(first: RunFigures, second: RunFigures) -> list[str]:
     return [f"{name!r} does not contain costs, so costs are not compared" for name in lacking]
 
 
-def _total(tally: Tally, known: bool) -> Tally:
-    return tally if known else Tally(tally.calls, tally.redundant, tally.host_calls)
+def _total(tally: KeyTally, known: bool) -> KeyTally:
+    return tally if known else KeyTally(tally.calls, tally.redundant, tally.host_calls)
 
 
-def _comparable(sites: Mapping[Key, Tally], whole: bool, known: bool) -> Mapping[Key, Tally]:
+def _comparable(sites: Mapping[Key, KeyTally], whole: bool, known: bool) -> Mapping[Key, KeyTally]:
     # Reduce sites to what both runs record; `known`: the costs too.
     if not whole:
-        return {key: Tally(0, tally.redundant, 0) for key, tally in sites.items()}
+        return {key: KeyTally(0, tally.redundant, 0) for key, tally in sites.items()}
     return {key: _total(tally, known) for key, tally in sites.items()}
 
 
@@ -207,10 +207,11 @@ def _others(first: RunFigures, second: RunFigures, sort: str) -> list[Delta]:
 
 
 def _deltas(
-    was: Mapping[Key, Tally], now: Mapping[Key, Tally], sort: str, kind: str = SITE
+    was: Mapping[Key, KeyTally], now: Mapping[Key, KeyTally], sort: str, kind: str = SITE
 ) -> list[Delta]:
     deltas = [
-        Delta(key, was.get(key, Tally()), now.get(key, Tally()), kind) for key in {**was, **now}
+        Delta(key, was.get(key, KeyTally()), now.get(key, KeyTally()), kind)
+        for key in {**was, **now}
     ]
     return _ranked([delta for delta in deltas if delta.was != delta.now], sort)
 

@@ -107,7 +107,7 @@ def locate(
             number += 1
             code = row.event
             if code == _BEGIN:
-                begun[row.tid] = number, row.said
+                begun[row.tid] = number, row.call_code
             elif code == _SYMBOLS:
                 symbols.append(row)
             selected = row_filter is None or row_filter.includes(row)
@@ -219,7 +219,7 @@ class _Explainer(Listener):
         self.explanation = Explanation(found, trace.names[found.row.event])
         if trace.source == "run":
             recorded = trace.about.get("strategy") or "laconic"
-            self.explanation.strategy, self.explanation.recorded = recorded, found.row.said
+            self.explanation.strategy, self.explanation.recorded = recorded, found.row.host_calls
         self._before: list[Labelled] | None = None
         self._work_before: dict[str, Counter[str]] = {}
         self._committed: tuple[Change, ...] = ()

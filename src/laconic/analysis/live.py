@@ -89,9 +89,9 @@ class Name(NamedTuple):
 
 
 #: Calls, host calls, elided calls, redundant calls.
-Counts = tuple[int, int, int, int]
+LiveCounts = tuple[int, int, int, int]
 #: A place that makes redundant calls: call, stack, program.
-Place = tuple[str, int, str]
+LivePlace = tuple[str, int, str]
 
 
 class LiveNames:
@@ -103,14 +103,14 @@ class LiveNames:
     ) -> None:
         self._stacks = stacks
         self._rules = rules
-        self._found: dict[Place, Name | None] = {}
-        self._wanted: queue.SimpleQueue[Place | threading.Event] = queue.SimpleQueue()
+        self._found: dict[LivePlace, Name | None] = {}
+        self._wanted: queue.SimpleQueue[LivePlace | threading.Event] = queue.SimpleQueue()
         self._apart = apart
         self._thread = threading.Thread(target=self._work, daemon=True)
         if apart:
             self._thread.start()
 
-    def get(self, place: Place) -> Name | None:
+    def get(self, place: LivePlace) -> Name | None:
         """Return the name of a place; None while it is being looked up. O(1) if it was requested
         before."""
         if place not in self._found:
@@ -119,7 +119,7 @@ class LiveNames:
                 self._wanted.put(place)
         return self._found[place]
 
-    def wait(self, places: Iterable[Place]) -> None:
+    def wait(self, places: Iterable[LivePlace]) -> None:
         """Wait until the names of all `places` are known."""
         for place in places:
             self.get(place)
@@ -128,7 +128,7 @@ class LiveNames:
         while self._thread.is_alive() and not done.wait(0.1):
             pass
 
-    def hidden(self, counts: Mapping[Place, int]) -> Counter[str]:
+    def hidden(self, counts: Mapping[LivePlace, int]) -> Counter[str]:
         """Return the suppressed part of `counts`, by reason, from the names that are known.
         O(places)."""
         found: Counter[str] = Counter()
@@ -137,7 +137,7 @@ class LiveNames:
                 found[name.reason] += counts.get(place, 0)
         return found
 
-    def _find(self, place: Place) -> Name:
+    def _find(self, place: LivePlace) -> Name:
         # No more frames are named than necessary.
         call, stack, program = place
         frames = own_frames(call, self._stacks.walk(stack))
@@ -173,7 +173,7 @@ class LiveModel:
     names: LiveNames | None = None
     time: float = 0.0
     ever: int = 0
-    by_call: dict[str, Counts] = field(default_factory=dict)
+    by_call: dict[str, LiveCounts] = field(default_factory=dict)
     processes: list[LiveProcess] = field(default_factory=list)
     status: int | None = None
     failure: str = ""
@@ -184,18 +184,18 @@ class LiveModel:
     costs_time: float = 0.0
     costs_stopped: str = ""
     behind: int = 0
-    _costs: dict[Place, tuple[int, LiveCost]] = field(default_factory=dict)
+    _costs: dict[LivePlace, tuple[int, LiveCost]] = field(default_factory=dict)
     _around: dict[str, LiveCost] = field(default_factory=dict)
-    _counts: dict[Place, int] = field(default_factory=dict)
-    _before: dict[Place, int] = field(default_factory=dict)
-    _speeds: dict[Place, float] = field(default_factory=dict)
-    _beat: tuple[float, Counts] = (0.0, (0, 0, 0, 0))
+    _counts: dict[LivePlace, int] = field(default_factory=dict)
+    _before: dict[LivePlace, int] = field(default_factory=dict)
+    _speeds: dict[LivePlace, float] = field(default_factory=dict)
+    _beat: tuple[float, LiveCounts] = (0.0, (0, 0, 0, 0))
 
     def __post_init__(self) -> None:
         self.names = self.names or LiveNames(self.stacks, self.rules)
 
     @property
-    def totals(self) -> Counts:
+    def totals(self) -> LiveCounts:
         """Return calls, host calls, elided calls and redundant calls. O(calls' names)."""
         calls, host_calls, elided, redundant = (
             sum(line[place] for line in self.by_call.values()) for place in range(4)
@@ -317,9 +317,9 @@ class LiveModel:
             sites, key=lambda site: (-site.cost.middle, -site.rate, -site.total, site.key)
         )
 
-    def _largest(self, most: int) -> Iterator[Place]:
+    def _largest(self, most: int) -> Iterator[LivePlace]:
         # Return the places that are to be named, each once.
-        chosen: dict[Place, None] = {}
+        chosen: dict[LivePlace, None] = {}
         costly = sorted(self._costs, key=lambda place: -self._costs[place][1].middle)
         chosen.update(dict.fromkeys(costly[:most]))
         redundant = sorted(

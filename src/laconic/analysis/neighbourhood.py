@@ -40,7 +40,7 @@ class Run(NamedTuple):
 def labelled(space: AddressSpace) -> list[Labelled]:
     """Return all VMAs with the names that the kernel derives (get_vma_name in fs/proc/task_mmu.c).
     O(n)."""
-    stack = stack_start(space)
+    stack = stack_start(space.vmas)
     return [
         (
             start,
@@ -49,7 +49,7 @@ def labelled(space: AddressSpace) -> list[Labelled]:
                 vma,
                 vma.file.path
                 if vma.file is not None
-                else derived_name(space, start, end, vma, stack),
+                else derived_name(space.heap, start, end, vma, stack),
             ),
         )
         for start, end, vma in space.vmas
@@ -64,7 +64,7 @@ def _runs(
 ) -> list[Run]:
     # Split everything into runs that are uniform before and after; equal neighbors are joined. O(n
     # log n).
-    parts = [(start, end, change.kind) for change in changes for start, end in [change[1:3]]]
+    parts = [(change.start, change.end, change.kind) for change in changes]
     edges = sorted(
         {
             edge

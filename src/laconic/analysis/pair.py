@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from laconic.analysis.baseline import EnclaveBasis, Key, RunFigures, Tally, from_sites
+from laconic.analysis.baseline import EnclaveBasis, Key, KeyTally, RunFigures, from_sites
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED
 from laconic.analysis.compare import BOUND, Compared, compare
 from laconic.analysis.diff import Delta, Difference, diff
@@ -145,7 +145,7 @@ def _from(tell: Callable[[int], None], start: int) -> Callable[[int], None]:
     return lambda done: tell(start + done)
 
 
-def _tallies(figures: RunFigures) -> Iterator[tuple[str, Key, Tally]]:
+def _tallies(figures: RunFigures) -> Iterator[tuple[str, Key, KeyTally]]:
     # Everything that costs something, with its kind.
     for key, tally in (figures.sites or {}).items():
         yield SITE, key, tally
@@ -162,7 +162,7 @@ def _rows(before: Side, after: Side) -> list[PairRow]:
     names = dict.fromkeys(name for table in tables for name in table)
     rows = []
     for kind, key in names:
-        was, now, was_left, now_left = (table.get((kind, key), Tally()) for table in tables)
+        was, now, was_left, now_left = (table.get((kind, key), KeyTally()) for table in tables)
         lines = _line(before, key), _line(after, key)
         rows.append(
             PairRow(Delta(key, was, now, kind), Delta(key, was_left, now_left, kind), lines)

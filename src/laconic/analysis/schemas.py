@@ -5,7 +5,10 @@ A version rises when a key changes its meaning or is removed, but not when a key
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+#: A JSON object that a command writes.
+Json = dict[str, Any]
 
 SCHEMAS: Final = {
     "advise": 1,

@@ -25,6 +25,7 @@ from laconic.sgx.meter import Counts, Meter
 from laconic.stacks.symbolize import Place
 from laconic.strategies import as_list, display_name, maker
 from laconic.trace.charts import Bar, Chart
+from laconic.trace.numbers import low_to_high
 from laconic.trace.reader import TraceReader
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
@@ -228,7 +229,7 @@ class Sites(Table):
             for name in self.meters:
                 low, high = self.cycles(site, name, profile)
                 label = f"{site.call} {where}, first in row {site.first}"
-                bars.append(Bar(label, name, low, high, f"{low:,.0f} to {high:,.0f}"))
+                bars.append(Bar(label, name, low, high, low_to_high(low, high)))
         return Chart("The most expensive sites", f"cycles, cost profile {profile.name}", bars)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from laconic.sgx.costs import CostProfile
 
-Row = dict[str, Any]
+SweepRow = dict[str, Any]
 HOSTS: Final = ("linux", "sgx2")
 #: The counters of enclaves.
 PAGES_AND_TIMES: Final = (*THINGS, "peak_epc_pages")
@@ -78,7 +78,7 @@ class Swept:
     """The rows of a result, by trace and strategy; `kept` of them were in the journal of an earlier
     run."""
 
-    rows: list[Row]
+    rows: list[SweepRow]
     kept: int
     seconds: float
 
@@ -134,7 +134,7 @@ def sweep(
     force: bool = False,
     profile: CostProfile | None = None,
     progress: Callable[[int], None] = lambda done: None,
-    work: Callable[[str, str], Row] | None = None,
+    work: Callable[[str, str], SweepRow] | None = None,
 ) -> Swept:
     """Replay each of `traces` under each of `strategies` into the Parquet file `output`.
 
@@ -180,7 +180,7 @@ def sweep(
     return Swept(ordered, kept, time.monotonic() - began)
 
 
-def _checked(row: Row) -> Row:
+def _checked(row: SweepRow) -> SweepRow:
     if row["laconic"] != __version__:
         raise LaconicError(
             f"a worker has Laconic {row['laconic']}, this is {__version__}: install the same "
@@ -189,7 +189,7 @@ def _checked(row: Row) -> Row:
     return row
 
 
-def _estimated(row: Row, profile: CostProfile) -> Row:
+def _estimated(row: SweepRow, profile: CostProfile) -> SweepRow:
     # Workers do not compute cycles, because a kept row may come from a sweep with other costs.
     if row["error"] is not None:
         return row
@@ -207,7 +207,7 @@ def _estimated(row: Row, profile: CostProfile) -> Row:
     }
 
 
-def _kept(rows: Iterable[Row], tasks: Iterable[Task], host: str) -> dict[Task, Row]:
+def _kept(rows: Iterable[SweepRow], tasks: Iterable[Task], host: str) -> dict[Task, SweepRow]:
     # Return the rows of an earlier run that are still valid: same trace, same Laconic. Failed rows
     # are tried again.
     wanted = set(tasks)
@@ -231,7 +231,7 @@ def _cpus() -> int:
 
 
 @contextmanager
-def _noting(row: Row) -> Iterator[None]:
+def _noting(row: SweepRow) -> Iterator[None]:
     # Record in the row how long the block took, and its error, if any.
     began = time.monotonic()
     try:
@@ -243,7 +243,7 @@ def _noting(row: Row) -> Iterator[None]:
     row["seconds"] = time.monotonic() - began
 
 
-def sweep_one(path: str, strategy: str) -> Row:
+def sweep_one(path: str, strategy: str) -> SweepRow:
     """Return the row of `COLUMNS` for one trace under one strategy. A failure is in its `error`:
     nothing is raised."""
     row = _blank(path, strategy, "linux")
@@ -273,7 +273,7 @@ def sweep_one(path: str, strategy: str) -> Row:
     return row
 
 
-def sweep_enclave(path: str, strategy: str) -> Row:
+def sweep_enclave(path: str, strategy: str) -> SweepRow:
     """As `sweep_one`, for the trace's enclaves; without cycles, because these depend on the
     profile, not the trace."""
     row = _blank(path, strategy, "sgx2")
@@ -300,7 +300,7 @@ def sweep_enclave(path: str, strategy: str) -> Row:
     return row
 
 
-def _blank(path: str, strategy: str, host: str, error: str | None = None) -> Row:
+def _blank(path: str, strategy: str, host: str, error: str | None = None) -> SweepRow:
     size, modified = _identity(path)
     known = {"trace": path, "strategy": strategy, "host": host, "size": size, "modified": modified}
     return {
@@ -312,7 +312,7 @@ def _blank(path: str, strategy: str, host: str, error: str | None = None) -> Row
     }
 
 
-def _killed(task: Task, workers: int, host: str) -> Row:
+def _killed(task: Task, workers: int, host: str) -> SweepRow:
     path, strategy = task
     again = shlex.join(["laconic", "replay", path, "--strategy", strategy, "--host", host])
     return _blank(
@@ -352,7 +352,7 @@ class _Journal:
             ) from None
         self.rows = self._read()
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[SweepRow]:
         self._file.seek(0)
         content = self._file.read()
         whole = content.rfind(b"\n") + 1
@@ -365,7 +365,7 @@ class _Journal:
                     rows.append(row)
         return rows
 
-    def append(self, row: Row) -> None:
+    def append(self, row: SweepRow) -> None:
         try:
             line = json.dumps(row).encode() + b"\n"
             while line:
@@ -416,7 +416,7 @@ def _schema() -> pa.Schema:
     return pa.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
 
 
-def _write(rows: Sequence[Row], path: str) -> None:
+def _write(rows: Sequence[SweepRow], path: str) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

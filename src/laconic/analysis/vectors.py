@@ -79,7 +79,7 @@ def record(
     `until` ends the replay, as in `Replay.run`. Raises LaconicError if a strategy does not exist.
     O(events × VMAs × strategies): each table is read after each event.
     """
-    recorder = _Recorder(names, emit)
+    recorder = _VectorRecorder(names, emit)
     replay = Replay(trace, "laconic", listeners=[recorder])
     replay.run(until, progress)
     if trace.source != "run":
@@ -90,7 +90,7 @@ def record(
     return Recorded(recorder.number + 1, sorted(recorder.notes))
 
 
-class _Recorder(Listener):
+class _VectorRecorder(Listener):
     # Keeps enclaves beside the replay, and compares each with its state before the event.
 
     def __init__(self, names: Sequence[str], emit: Callable[[Item], None]) -> None:
@@ -503,6 +503,10 @@ def same_call(call: PalCall, other: PalCall) -> bool:
     if call.flags & INTERNAL:
         same_range = call.end - call.start == other.end - other.start
     else:
-        same_range = call[2:4] == other[2:4]
-    known = zip(call[4:7], other[4:7], strict=True)
-    return same_range and all(value in (UNKNOWN, expected) for expected, value in known)
+        same_range = (call.start, call.end) == (other.start, other.end)
+    return (
+        same_range
+        and other.old in (UNKNOWN, call.old)
+        and other.new in (UNKNOWN, call.new)
+        and other.kinds in (UNKNOWN, call.kinds)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from laconic.commands.enclaves import enclaves
 from laconic.commands.options import (
@@ -22,6 +22,7 @@ from laconic.commands.options import (
 from laconic.errors import LaconicError
 
 if TYPE_CHECKING:
+    from laconic.analysis.schemas import Json
     from laconic.libos.settings import Settings
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
@@ -54,7 +55,6 @@ exit codes:
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _PAGE_BITS = 12
 HOSTS = ("sgx2", "linux", "gramine")
-Json = dict[str, Any]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

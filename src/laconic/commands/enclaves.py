@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from laconic.analysis.compare import Model
+    from laconic.analysis.schemas import Json
     from laconic.sgx.costs import CostProfile
     from laconic.trace import Trace
     from laconic.trace.selection import Selection
-
-Json = dict[str, Any]
 
 
 def enclaves(

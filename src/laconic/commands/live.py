@@ -125,7 +125,7 @@ def execute(options: argparse.Namespace) -> int:
         spare_traces,
     )
     from laconic.live.child import Child
-    from laconic.tracer.signals import RELAYED, Relay, signal_set
+    from laconic.tracer.signals import RELAYED, SignalRelay, signal_set
 
     if options.words and options.command is None:
         raise LaconicError(
@@ -151,7 +151,7 @@ def execute(options: argparse.Namespace) -> int:
     output = open_output(options.json)
     view = not options.lines and _has_view()
     # Create the child before any thread: it must have only one.
-    relay = Relay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
+    relay = SignalRelay(options.command, RELAYED & ~signal_set(_OF_THE_VIEW))
     model = LiveModel(rules=rules)
     hub = start_hub(options.command, options.listen, view=True)
     try:

@@ -90,7 +90,7 @@ def count_entries(parent: Libos, start: int, end: int, vma: LibosVma) -> int:
     committed = parent.pal.committed(start, end)
     if parent.switches.send:
         return len(committed)
-    return sum(stop - begin for begin, stop in committed) // PAGE_SIZE
+    return sum(run_end - run_start for run_start, run_end in committed) // PAGE_SIZE
 
 
 def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma) -> None:
@@ -104,23 +104,23 @@ def send_memory(parent: Libos, child: Libos, start: int, end: int, vma: LibosVma
     by_page = vma.file is None and not parent.switches.send
     start, end = sent_range(start, end, vma)
     copies = child.switches.copy
-    for begin, stop in pal.committed(start, end):
-        pages = stop - begin >> PAGE_SHIFT
+    for run_start, run_end in pal.committed(start, end):
+        pages = run_end - run_start >> PAGE_SHIFT
         if not prot & PROT_READ:
-            pal.protect(begin, stop, prot | PROT_READ, by_page)
+            pal.protect(run_start, run_end, prot | PROT_READ, by_page)
         meter.host_call(pages if by_page else 1)
         if not prot & PROT_READ:
-            pal.protect(begin, stop, prot, by_page)
-        child.pal.alloc(begin, stop, prot if copies else prot | PROT_WRITE, by_page=by_page)
+            pal.protect(run_start, run_end, prot, by_page)
+        child.pal.alloc(run_start, run_end, prot if copies else prot | PROT_WRITE, by_page=by_page)
         meter.host_call(pages if by_page else 1)
         meter.copy(pages)
         if not prot & PROT_WRITE and not copies:
-            child.pal.protect(begin, stop, prot, by_page)
+            child.pal.protect(run_start, run_end, prot, by_page)
             meter.counts.open_windows += pages
         if not prot & PROT_READ:
             meter.counts.open_windows += pages
-        meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
+        meter.counts.untouched_pages += pages - child.touches.count(run_start, run_end)
     # Gramine's child does not know which pages are uncommitted, and fails on them.
-    for begin, stop, had in pal.pages.runs(start, end):
+    for run_start, run_end, had in pal.pages.runs(start, end):
         if had is not None and had >= LAZY:
-            child.pal.pages.set(begin, stop, had)
+            child.pal.pages.set(run_start, run_end, had)

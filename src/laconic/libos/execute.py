@@ -72,8 +72,8 @@ def find_kept(libos: Libos, image: Iterable[Entry]) -> list[Kept]:
             continue
         kept.append(Kept(start, end, target, is_stack))
         # Pages that the old program has touched are untouched for the new one.
-        for begin, stop in libos.pal.committed(start, end):
-            libos.meter.counts.untouched_pages += libos.touches.count(begin, stop)
+        for run_start, run_end in libos.pal.committed(start, end):
+            libos.meter.counts.untouched_pages += libos.touches.count(run_start, run_end)
     return kept
 
 

@@ -20,12 +20,14 @@ def msync_range(libos: Libos, start: int, end: int) -> None:
     if not libos.mapped:
         return
     flushed = [
-        (begin, stop, vma) for begin, stop, vma in libos.vmas.parts(start, end) if is_flushed(vma)
+        (vma_start, vma_end, vma)
+        for vma_start, vma_end, vma in libos.vmas.parts(start, end)
+        if is_flushed(vma)
     ]
-    for begin, stop, vma in flushed:
-        stop = min(stop, vma.valid_end)
-        if begin < stop:
-            _emulated_msync(libos, begin, stop, vma)
+    for vma_start, vma_end, vma in flushed:
+        vma_end = min(vma_end, vma.valid_end)
+        if vma_start < vma_end:
+            _emulated_msync(libos, vma_start, vma_end, vma)
 
 
 def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
@@ -39,7 +41,10 @@ def _emulated_msync(libos: Libos, start: int, end: int, vma: LibosVma) -> None:
         libos.meter.counts.open_windows += pages
     if libos.switches.demand:
         # Uncommitted pages have the file's contents.
-        pages = sum(stop - begin for begin, stop in libos.pal.committed(start, end)) >> PAGE_SHIFT
+        pages = (
+            sum(run_end - run_start for run_start, run_end in libos.pal.committed(start, end))
+            >> PAGE_SHIFT
+        )
     libos.transfer(pages)
     refresh_mappings(libos, vma.file)
     reload_mappings(libos, vma.file)
@@ -108,9 +113,9 @@ def reload_mappings(libos: Libos, file: File) -> None:
         closed = not vma.prot & PROT_WRITE
         if closed and libos.switches.copy:
             # The pages are released, and committed again with the new contents.
-            for begin, stop in libos.pal.committed(start, end):
-                libos.pal.free(begin, stop)
-                libos.pal.alloc(begin, stop, vma.prot)
+            for run_start, run_end in libos.pal.committed(start, end):
+                libos.pal.free(run_start, run_end)
+                libos.pal.alloc(run_start, run_end, vma.prot)
             closed = False
         if closed:
             libos.pal.protect(start, end, vma.prot | PROT_WRITE)
@@ -143,8 +148,8 @@ def mappings(libos: Libos, file: File) -> list[tuple[int, int, LibosVma]]:
     O(VMAs)."""
     found = []
     mapped = libos.mapped[file]
-    for low, high, _ in list(mapped):
-        for start, end, vma in list(libos.vmas.runs(low, high)):
+    for mapped_start, mapped_end, _ in list(mapped):
+        for start, end, vma in list(libos.vmas.runs(mapped_start, mapped_end)):
             if vma is None or vma.file != file:
                 mapped.set(start, end, None)
             else:

@@ -155,19 +155,19 @@ class Libos(ContinuingStrategy):
         if not self.switches.demand:
             pal.fault(start, end, prot)
             return
-        low, high, mapped = self.space.vmas.find(start)
+        vma_start, vma_end, mapped = self.space.vmas.find(start)
         if mapped != vma:
-            low, high = start, end
+            vma_start, vma_end = start, end
         block = self.switches.demand << PAGE_SHIFT
-        for begin, stop, had in list(pal.pages.runs(start, end)):
+        for run_start, run_end, had in list(pal.pages.runs(start, end)):
             if had != LAZY:
                 continue
-            first, last, _ = pal.pages.find(begin)
-            first = max(first, low, begin // block * block)
-            last = min(last, high, -(-stop // block) * block)
-            pages = pal.fault(first, last, prot)
-            meter.counts.untouched_pages += pages - (stop - begin >> PAGE_SHIFT)
-            ours = self.vmas.get(begin)
+            block_start, block_end, _ = pal.pages.find(run_start)
+            block_start = max(block_start, vma_start, run_start // block * block)
+            block_end = min(block_end, vma_end, -(-run_end // block) * block)
+            pages = pal.fault(block_start, block_end, prot)
+            meter.counts.untouched_pages += pages - (run_end - run_start >> PAGE_SHIFT)
+            ours = self.vmas.get(run_start)
             if ours is not None and ours.file is not None:
                 if ours.file not in self.hosted:
                     self.hosted.add(ours.file)
@@ -189,12 +189,12 @@ class Libos(ContinuingStrategy):
 
     def unmap(self, start: int, end: int) -> None:
         """libos_syscall_munmap: one Free for each VMA of `[start, end)`. O(log n + VMAs)."""
-        gone = [(begin, stop) for begin, stop, _ in self.vmas.parts(start, end)]
+        gone = [(vma_start, vma_end) for vma_start, vma_end, _ in self.vmas.parts(start, end)]
         if not gone:
             return
         listed = self.begin_list(len(gone))
-        for begin, stop in gone:
-            self.pal.free(begin, stop)
+        for vma_start, vma_end in gone:
+            self.pal.free(vma_start, vma_end)
         self.vmas.set(start, end, None)
         self.end_list(listed)
 
@@ -206,19 +206,19 @@ class Libos(ContinuingStrategy):
         pal = self.pal
         writable = prot & PROT_WRITE
         listed = self.begin_list(sum(1 for _ in self.vmas.parts(start, end)))
-        for begin, stop, had in list(pal.pages.runs(start, end)):
+        for run_start, run_end, had in list(pal.pages.runs(start, end)):
             is_committed = had is not None and had < LAZY
             if had is None or not is_committed or not (had | prot) & PROT_WRITE:
                 if is_committed:
-                    pal.free(begin, stop)
-                self.add(begin, stop, prot, bool(lazy))
+                    pal.free(run_start, run_end)
+                self.add(run_start, run_end, prot, bool(lazy))
                 continue
             if had & PROT_WRITE:
-                pal.zero(begin, stop)
-            pal.protect(begin, stop, prot)
+                pal.zero(run_start, run_end)
+            pal.protect(run_start, run_end, prot)
             if writable and not had & PROT_WRITE:
-                pal.zero(begin, stop)
-            self.meter.counts.untouched_pages += self.touches.count(begin, stop)
+                pal.zero(run_start, run_end)
+            self.meter.counts.untouched_pages += self.touches.count(run_start, run_end)
         self.vmas.set(start, end, new(LibosVma, (prot, lazy, None, TOP)))
         self.end_list(listed)
 
@@ -253,14 +253,16 @@ class Libos(ContinuingStrategy):
             return
         keys: list[int] = []
         values: list[LibosVma | None] = []
-        for begin, stop, vma in self.vmas.runs(start, end):
-            keys.append(begin)
+        for vma_start, vma_end, vma in self.vmas.runs(start, end):
+            keys.append(vma_start)
             if vma is None:
                 values.append(None)
                 continue
-            if prot and self.has_tails and vma.file_end < stop and vma.valid_end < stop:
+            if prot and self.has_tails and vma.file_end < vma_end and vma.valid_end < vma_end:
                 # Pages past the end of the file, which fault on Linux whatever their protection.
-                self.meter.counts.open_windows += stop - max(begin, vma.valid_end) >> PAGE_SHIFT
+                self.meter.counts.open_windows += (
+                    vma_end - max(vma_start, vma.valid_end) >> PAGE_SHIFT
+                )
             values.append(changed(vma, prot))
         if len(keys) == 1:
             self.vmas.set(start, end, values[0])
@@ -271,12 +273,12 @@ class Libos(ContinuingStrategy):
     def _protect_differing(self, start: int, end: int, prot: int) -> None:
         # PR #1824: one Protect for each VMA whose protection differs; equal ones are not split.
         # Unlike in the PR, pages past the end of a file stay inaccessible.
-        for begin, stop, vma in list(self.vmas.runs(start, end)):
+        for vma_start, vma_end, vma in list(self.vmas.runs(start, end)):
             if vma is None or vma.prot == prot:
                 continue
-            if begin < vma.valid_end:
-                self.pal.protect(begin, min(stop, vma.valid_end), prot)
-            self.vmas.set(begin, stop, changed(vma, prot))
+            if vma_start < vma.valid_end:
+                self.pal.protect(vma_start, min(vma_end, vma.valid_end), prot)
+            self.vmas.set(vma_start, vma_end, changed(vma, prot))
 
     def guard(self, start: int, end: int) -> None:
         """Make a guard page: Gramine protects it, but its VMA stays RW. With `Switches.equal`, it
@@ -297,16 +299,16 @@ class Libos(ContinuingStrategy):
             pal.zero(start, end)
             return
         if self.switches.zero:
-            for begin, stop in pal.committed(start, end):
-                pal.free(begin, stop)
-                pal.alloc(begin, stop, prot, lazy=True)
-                self.meter.counts.untouched_pages -= self.touches.count(begin, stop)
+            for run_start, run_end in pal.committed(start, end):
+                pal.free(run_start, run_end)
+                pal.alloc(run_start, run_end, prot, lazy=True)
+                self.meter.counts.untouched_pages -= self.touches.count(run_start, run_end)
             return
         pal.protect(start, end, prot | PROT_WRITE)
         pal.zero(start, end)
         pal.protect(start, end, prot)
-        for begin, stop in pal.committed(start, end):
-            self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+        for run_start, run_end in pal.committed(start, end):
+            self.meter.counts.open_windows += run_end - run_start >> PAGE_SHIFT
 
     def alloc(self, start: int, end: int, prot: int, lazy: int = 0) -> None:
         """Allocate anonymous memory; `lazy` is VM_NORESERVE or 0. O(log n)."""

@@ -102,17 +102,17 @@ def allocate_stack(libos: Libos, start: int, end: int, prot: int) -> None:
 
     The stack has its full size (sys.stack.size) from the beginning, and is committed. O(log n).
     """
-    low = stack_bottom(libos, start, end)
-    guard = low - PAGE_SIZE
+    stack_start = stack_bottom(libos, start, end)
+    guard = stack_start - PAGE_SIZE
     if libos.switches.copy:
         # Each part gets its own permissions immediately.
-        libos.add(guard, low, 0)
-        libos.add(low, end, prot)
+        libos.add(guard, stack_start, 0)
+        libos.add(stack_start, end, prot)
     else:
         libos.add(guard, end, 0)
-        libos.pal.protect(low, end, prot)
-    libos.vmas.set(guard, low, LibosVma(0))
-    libos.vmas.set(low, end, LibosVma(prot))
+        libos.pal.protect(stack_start, end, prot)
+    libos.vmas.set(guard, stack_start, LibosVma(0))
+    libos.vmas.set(stack_start, end, LibosVma(prot))
 
 
 def stack_bottom(libos: Libos, start: int, end: int) -> int:
@@ -121,30 +121,30 @@ def stack_bottom(libos: Libos, start: int, end: int) -> int:
     return min(start, end - libos.settings.stack_size)
 
 
-def grow_stack(libos: Libos, start: int, low: int, prot: int) -> None:
-    """Extend a stack that ends at `low` down to `start`, which Gramine's cannot do. O(log n).
+def grow_stack(libos: Libos, start: int, stack_start: int, prot: int) -> None:
+    """Extend the stack at `stack_start` down to `start`, which Gramine's cannot do. O(log n).
 
     The pages cost what they would have cost at the beginning, without host calls of their own.
     """
     counts = libos.meter.counts
     calls = counts.host_calls, counts.ioctls
-    stack = libos.vmas.get(low)
-    if has_guard(libos, low):
-        libos.meter.exceeds(STACK_SIZE, libos.vmas.find(low)[1] - start)
-        libos.add(start - PAGE_SIZE, low - PAGE_SIZE, 0)
+    stack = libos.vmas.get(stack_start)
+    if has_guard(libos, stack_start):
+        libos.meter.exceeds(STACK_SIZE, libos.vmas.find(stack_start)[1] - start)
+        libos.add(start - PAGE_SIZE, stack_start - PAGE_SIZE, 0)
         libos.vmas.set(start - PAGE_SIZE, start, LibosVma(0))
     else:
         # A mapping with MAP_GROWSDOWN.
-        libos.unmap(start, low)
-        libos.add(start, low, 0)
-    libos.pal.protect(start, low, prot)
+        libos.unmap(start, stack_start)
+        libos.add(start, stack_start, 0)
+    libos.pal.protect(start, stack_start, prot)
     counts.host_calls, counts.ioctls = calls
-    libos.vmas.set(start, low, LibosVma(prot) if stack is None else stack)
+    libos.vmas.set(start, stack_start, LibosVma(prot) if stack is None else stack)
 
 
-def has_guard(libos: Libos, low: int) -> bool:
-    """Return whether the guard page of `allocate_stack` is below the address `low`."""
-    start, end, vma = libos.vmas.find(low - PAGE_SIZE)
+def has_guard(libos: Libos, stack_start: int) -> bool:
+    """Return whether the guard page of `allocate_stack` is below a stack."""
+    start, end, vma = libos.vmas.find(stack_start - PAGE_SIZE)
     return vma is not None and not vma.prot and vma.file is None and end - start == PAGE_SIZE
 
 

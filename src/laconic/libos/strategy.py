@@ -46,8 +46,8 @@ class Strategy:
 
     `space` is the program's address space, which its owner updates: during `touch` it is as it was
     when the pages were touched, and during `call` as it is after the call. `touches` contains the
-    touched pages; during `call`, those before the call. If `hears_all` is False, calls without
-    changes need not be delivered to the strategy.
+    touched pages; during `call`, those before the call. If `needs_unchanged` is False, calls
+    without changes need not be delivered to the strategy.
 
     By default, execve ends the enclave and vfork makes none; a `ContinuingStrategy` differs.
 
@@ -72,7 +72,7 @@ class Strategy:
         self.meter = meter
         self.space = space
         self.touches = touches
-        self.hears_all = True
+        self.needs_unchanged = True
         self.left: RangeMap[int] = RangeMap()
         self.guards: RangeMap[bool] = RangeMap()
 

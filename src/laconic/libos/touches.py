@@ -40,7 +40,11 @@ class Touches:
     def count(self, start: int, end: int) -> int:
         """Return the number of touched pages in `[start, end)`. O(log n + k)."""
         return (
-            sum(stop - begin for begin, stop, how in self.pages.runs(start, end) if how)
+            sum(
+                run_end - run_start
+                for run_start, run_end, how in self.pages.runs(start, end)
+                if how
+            )
             >> PAGE_SHIFT
         )
 
@@ -56,21 +60,21 @@ class Touches:
                 self.unseen += (end - start >> PAGE_SHIFT) if how & UNSEEN else 0
                 continue
             state = CLEAN if how & FILE_PAGE else OWN
-            for begin, stop, before in list(pages.runs(start, end)):
+            for run_start, run_end, before in list(pages.runs(start, end)):
                 if before is None:
-                    yield from self._first(begin, stop, state, space)
+                    yield from self._first(run_start, run_end, state, space)
                 elif before < state:
-                    pages.set(begin, stop, state)
+                    pages.set(run_start, run_end, state)
 
     def _first(
         self, start: int, end: int, state: int, space: AddressSpace
     ) -> Iterator[tuple[int, int, Vma]]:
-        for begin, stop, vma in space.vmas.runs(start, end):
+        for vma_start, vma_end, vma in space.vmas.runs(start, end):
             if vma is not None and vma.flags & VM_PROT:
                 self.pages.set(
-                    begin, stop, OWN if vma.file is None or vma.file.in_memory else state
+                    vma_start, vma_end, OWN if vma.file is None or vma.file.in_memory else state
                 )
-                yield begin, stop, vma
+                yield vma_start, vma_end, vma
 
     def apply(self, name: str, args: tuple[int, ...], changes: Sequence[Change]) -> None:
         """Forget the pages whose contents a call discarded, and move those that it moved.
@@ -88,10 +92,10 @@ class Touches:
                 return
         # The old ranges of moved pages are read before the changes, which ascend, clear them.
         moved = [
-            (begin + start - source, stop + start - source, how)
+            (run_start + start - source, run_end + start - source, how)
             for kind, start, end, _, _, source in changes
             if source is not None
-            for begin, stop, how in pages.runs(source, source + end - start)
+            for run_start, run_end, how in pages.runs(source, source + end - start)
             if how
         ]
         for kind, start, end, _, _, _ in changes:

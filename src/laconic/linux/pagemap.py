@@ -125,8 +125,8 @@ class Pagemap:
 
 def was_untouched(runs: Iterable[Touched], start: int, end: int, private_file: bool) -> bool:
     """Return the result of `Pagemap.untouched` for touched runs that were read earlier. O(runs)."""
-    for begin, stop, how in runs:
-        if begin < end and start < stop and not (private_file and how & FILE_PAGE):
+    for run_start, run_end, how in runs:
+        if run_start < end and start < run_end and not (private_file and how & FILE_PAGE):
             return False
     return True
 

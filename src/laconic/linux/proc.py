@@ -88,8 +88,8 @@ def read_smaps_in(pid: int, start: int, end: int) -> RangeMap[Vma]:
                 break
     host = parse_smaps(bytes(text[: text.rfind(b"\n") + 1]))
     within: RangeMap[Vma] = RangeMap()
-    for first, last, vma in host.parts(start, end):
-        within.set(first, last, vma)
+    for vma_start, vma_end, vma in host.parts(start, end):
+        within.set(vma_start, vma_end, vma)
     return within
 
 

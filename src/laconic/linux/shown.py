@@ -33,16 +33,16 @@ def agrees(maps: MapsFile, space_vmas: RangeMap[Vma], start: int, end: int) -> b
     The host's VMAs that contain or touch the range are compared whole. Complexity: O(k log n).
     Raises OSError if the address space is gone.
     """
-    position = low = max(start - 1, 0)
-    high = min(end + 1, TASK_SIZE)
-    for host in maps.vmas(low, high):
+    position = around_start = max(start - 1, 0)
+    around_end = min(end + 1, TASK_SIZE)
+    for host in maps.vmas(around_start, around_end):
         if host.start > position and not _is_hole(space_vmas, position, host.start):
             return False
         position = host.end
         for _, _, vma in space_vmas.runs(host.start, host.end):
             if vma is None or not _looks_like(host, vma):
                 return False
-    return position >= high or _is_hole(space_vmas, position, high)
+    return position >= around_end or _is_hole(space_vmas, position, around_end)
 
 
 def shown_in(
@@ -56,11 +56,13 @@ def shown_in(
     """
     composed: RangeMap[Vma] = RangeMap()
     for host in maps.vmas(start, end):
-        for first, last, vmas in _together(candidates, max(host.start, start), min(host.end, end)):
+        for run_start, run_end, vmas in _together(
+            candidates, max(host.start, start), min(host.end, end)
+        ):
             alike = [vma for vma in vmas if vma is not None and _looks_like(host, vma)]
             if not alike or any(vma != alike[0] for vma in alike[1:]):
                 return None
-            composed.set(first, last, alike[0])
+            composed.set(run_start, run_end, alike[0])
     return composed
 
 
@@ -81,6 +83,6 @@ def _together(
     # The runs of `[start, end)` within which no map changes, with the value of each map.
     while start < end:
         runs = [vmas.find(start) for vmas in maps]
-        stop = min(end, *(run[1] for run in runs))
-        yield start, stop, [run[2] for run in runs]
-        start = stop
+        run_end = min(end, *(run[1] for run in runs))
+        yield start, run_end, [run[2] for run in runs]
+        start = run_end

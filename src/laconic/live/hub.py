@@ -70,7 +70,7 @@ class Hub:
                 for fd in (self.figures, sends, self.view):
                     if fd >= 0:
                         os.close(fd)
-                _Relay(command, owner, listener, path).run(figures, rows, shows)
+                _HubRelay(command, owner, listener, path).run(figures, rows, shows)
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
@@ -134,7 +134,7 @@ class _Viewer:
         self._thread.join(seconds)
 
 
-class _Relay:
+class _HubRelay:
     # The part that runs in the process.
 
     def __init__(

@@ -7,7 +7,7 @@ from enum import IntFlag
 from typing import Final, NamedTuple
 
 from laconic.memory.flags import PROT_RWX, flag_names
-from laconic.memory.rangemap import Range, join_ranges
+from laconic.memory.rangemap import Range, join_ranges, range_text
 from laconic.memory.vma import Vma
 
 
@@ -95,7 +95,7 @@ class Change(NamedTuple):
         >>> print(Change(UNMAP, 0x7000, 0x9000, None, read_write))
         UNMAP 7000-9000, was rw-p
         """
-        text = f"{kind_names(self.kind)} {self.start:x}-{self.end:x}"
+        text = f"{kind_names(self.kind)} {range_text(self.start, self.end)}"
         wanted, held = self.wanted, self.held
         if wanted is not None:
             text += f" {wanted.permissions()}"

@@ -63,7 +63,7 @@ class Layout:
                 end = vmas.find(end)[1]
             self.mmap_base = end
             # The program may already have mapped its own stack (MAP_GROWSDOWN at a fixed address).
-            if not any(vma.flags & VM_GROWSDOWN for begin, _, vma in vmas if begin < end):
+            if not any(vma.flags & VM_GROWSDOWN for vma_start, _, vma in vmas if vma_start < end):
                 self.quiet_below = end
         else:
             while start and vmas.get(start - 1) is not None:
@@ -132,17 +132,17 @@ def _choose(layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, flags: 
 
 def _highest(layout: Layout, vmas: RangeMap[Vma], length: int) -> int | None:
     # unmapped_area_topdown (mm/vma.c)
-    high = layout.mmap_base
-    assert high is not None
+    search_end = layout.mmap_base
+    assert search_end is not None
     while True:
-        hole = vmas.highest_hole(layout.mmap_min_addr, high, length)
+        hole = vmas.highest_hole(layout.mmap_min_addr, search_end, length)
         if hole is None:
             return None
         end = hole[1]
         if end < layout.quiet_below:
             return end - length  # no VMA below has a guard gap
-        high = _gap_above(layout, vmas, end)
-        if high >= end:
+        search_end = _gap_above(layout, vmas, end)
+        if search_end >= end:
             return end - length
         # The hole ends in the guard gap of the VMA above. The kernel continues below that gap.
 
@@ -151,26 +151,26 @@ def _gap_above(layout: Layout, vmas: RangeMap[Vma], end: int) -> int:
     # The start of the guard gap of the next VMA at or above `end`. A hole that was truncated at
     # `end` may continue above it.
     above = end
-    _, stop, vma = vmas.find(end)
-    if vma is None and stop < TASK_SIZE:
-        above, vma = stop, vmas.get(stop)
+    _, hole_end, vma = vmas.find(end)
+    if vma is None and hole_end < TASK_SIZE:
+        above, vma = hole_end, vmas.get(hole_end)
     return end if vma is None else start_gap(layout, above, vma)
 
 
 def _lowest(
-    layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, low: int, high: int
+    layout: Layout, vmas: RangeMap[Vma], hint: int, length: int, start: int, end: int
 ) -> int:
     # arch_get_unmapped_area and unmapped_area (mm/vma.c)
-    if hint and hint + length <= high and hint_fits(layout, vmas, hint, length):
+    if hint and hint + length <= end and hint_fits(layout, vmas, hint, length):
         return hint
-    while low < high:
-        start = low
-        _, end, vma = vmas.find(start)
-        low = min(end, high)
+    while start < end:
+        hole_start = start
+        _, hole_end, vma = vmas.find(hole_start)
+        start = min(hole_end, end)
         if (
             vma is None
-            and low - start >= length
-            and start + length <= max(start, _gap_above(layout, vmas, low))
+            and start - hole_start >= length
+            and hole_start + length <= max(hole_start, _gap_above(layout, vmas, start))
         ):
-            return start
+            return hole_start
     return -ENOMEM

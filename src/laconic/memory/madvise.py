@@ -133,9 +133,9 @@ def madvise(
             0, ask=advice not in FLAG_ADVICE and advice not in (MADV_WILLNEED, MADV_DONTNEED)
         )
     result, mapped = 0, []
-    for begin, stop, vma in space.vmas.runs(start, end):
+    for vma_start, vma_end, vma in space.vmas.runs(start, end):
         if vma is not None:
-            mapped.append((begin, stop, vma))
+            mapped.append((vma_start, vma_end, vma))
             continue
         result = -ENOMEM
         if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
@@ -148,9 +148,9 @@ def madvise(
         space.guarded = True
     kind = ZERO if advice in DISCARDS else ADVISE
     changes = [
-        Change(kind, begin, stop, vma, vma)
-        for begin, stop, vma in mapped
-        if not (advice == MADV_DONTNEED and _idle(space, begin, stop, vma, untouched))
+        Change(kind, vma_start, vma_end, vma, vma)
+        for vma_start, vma_end, vma in mapped
+        if not (advice == MADV_DONTNEED and _idle(space, vma_start, vma_end, vma, untouched))
     ]
     return Outcome(result, tuple(changes), start, end)
 
@@ -193,15 +193,15 @@ def _sealed(vma: Vma, advice: int) -> bool:
 
 def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Outcome:
     clears, sets = FLAG_ADVICE[advice]
-    stop, result, ask = end, 0, False
-    for begin, _, vma in space.vmas.runs(start, end):
+    edit_end, result, ask = end, 0, False
+    for vma_start, _, vma in space.vmas.runs(start, end):
         if vma is None:
             result = -ENOMEM
         elif _refused(vma, advice):
             # Before Linux 6.17, sealed VMAs were checked first, so a refused call changed nothing.
             # The call is passed on, because the result depends on the host's version.
             ask = _sealed(vma, advice)
-            stop, result = begin, -EPERM if ask else -EINVAL
+            edit_end, result = vma_start, -EPERM if ask else -EINVAL
             break
 
     def advise(vma: Vma) -> Vma:
@@ -210,7 +210,7 @@ def _advise_flags(space: AddressSpace, start: int, end: int, advice: int) -> Out
         flags = vma.flags & ~clears | sets
         return vma if flags == vma.flags else vma.with_flags(flags)
 
-    changes = space.edit(start, stop, advise) if stop > start else ()
+    changes = space.edit(start, edit_end, advise) if edit_end > start else ()
     return Outcome(result, changes, start, end, ask=ask)
 
 
@@ -236,9 +236,9 @@ def msync(space: AddressSpace, start: int, length: int, flags: int) -> Outcome:
     result = 0 if space.vmas.covered(start, end) else -ENOMEM
     changes = []
     if flags & MS_SYNC:
-        for begin, stop, vma in space.vmas.entries(start, end):
+        for vma_start, vma_end, vma in space.vmas.entries(start, end):
             if vma.file is not None and vma.flags & VM_SHARED:
-                changes.append(Change(ADVISE, max(begin, start), min(stop, end), vma, vma))
+                changes.append(Change(ADVISE, max(vma_start, start), min(vma_end, end), vma, vma))
     return Outcome(result, tuple(changes), start, end)
 
 
@@ -262,8 +262,8 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
     end = start + size & ADDRESS_MASK
     if start & ~PAGE_MASK or (length and not size) or end <= start:
         return Outcome(0, ask=True)
-    stop, result = end, 0
-    for begin, _, vma in space.vmas.runs(start, end):
+    edit_end, result = end, 0
+    for vma_start, _, vma in space.vmas.runs(start, end):
         if vma is None:
             result = -ENOMEM
         elif (
@@ -271,11 +271,11 @@ def set_vma_name(space: AddressSpace, start: int, length: int, name: str | None)
             and vma.file.inode >= 0
             and not vma.file.path.startswith("/dev/zero")
         ):
-            stop, result = begin, -EBADF
+            edit_end, result = vma_start, -EBADF
             break
-    if stop == start:
+    if edit_end == start:
         return Outcome(result, ask=True)
-    return _edited(space, start, stop, lambda vma: vma._replace(name=name), result, end)
+    return _edited(space, start, edit_end, lambda vma: vma._replace(name=name), result, end)
 
 
 def mbind(space: AddressSpace, start: int, length: int, policy: tuple[int, bytes]) -> Outcome:
@@ -328,10 +328,10 @@ def remap_file_pages(
     end = start + size
     if prot or not start < end <= ADDRESS_MASK or pgoff + size // PAGE_SIZE > ADDRESS_MASK:
         return Outcome(-EINVAL)
-    _, stop, vma = space.vmas.find(start)
+    _, vma_end, vma = space.vmas.find(start)
     if vma is None or not vma.flags & VM_SHARED or vma.file is None:
         return Outcome(-EINVAL)
-    if end > stop or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_SYNC):
+    if end > vma_end or vma.flags & (VM_SPECIAL | VM_HUGETLB | VM_SYNC):
         return Outcome(0, start=start, end=end, ask=True, resync=True)
     if pgoff * PAGE_SIZE + size > MAX_LFS_FILESIZE:
         return Outcome(-EOVERFLOW)
@@ -355,9 +355,11 @@ def remap_file_pages(
 def _edited(
     space: AddressSpace,
     start: int,
-    stop: int,
+    edit_end: int,
     change: Callable[[Vma], Vma],
     result: int = 0,
     end: int | None = None,
 ) -> Outcome:
-    return Outcome(result, space.edit(start, stop, change), start, stop if end is None else end)
+    return Outcome(
+        result, space.edit(start, edit_end, change), start, edit_end if end is None else end
+    )

@@ -30,7 +30,7 @@ from laconic.memory.vma import Vma
 #: The upcall that returns whether all pages of a range are in memory.
 Resident = Callable[[int, int], bool]
 #: The upcall that returns RLIMIT_MEMLOCK in bytes, -1 for none.
-Limit = Callable[[], int]
+LockLimit = Callable[[], int]
 
 
 def mlock(
@@ -39,7 +39,7 @@ def mlock(
     length: int,
     *,
     resident: Resident = lambda start, end: False,
-    lock_limit: Limit = lambda: -1,
+    lock_limit: LockLimit = lambda: -1,
 ) -> Outcome:
     """Lock a range (mlock(2)). O(log n + k).
 
@@ -55,7 +55,7 @@ def mlock2(
     flags: int,
     *,
     resident: Resident = lambda start, end: False,
-    lock_limit: Limit = lambda: -1,
+    lock_limit: LockLimit = lambda: -1,
 ) -> Outcome:
     """Lock a range (mlock2(2)); MLOCK_ONFAULT is the only flag. O(log n + k)."""
     if flags & ~MLOCK_ONFAULT:
@@ -96,10 +96,12 @@ def _may_exceed(space: AddressSpace, start: int, end: int, limit: int) -> bool:
         return False
     if space.locks_miscounted:
         return True
-    locked = sum(stop - begin for begin, stop, vma in space.vmas if vma.flags & VM_LOCKED)
+    locked = sum(
+        run_end - run_start for run_start, run_end, vma in space.vmas if vma.flags & VM_LOCKED
+    )
     unlocked = sum(
-        stop - begin
-        for begin, stop, vma in space.vmas.runs(start, end)
+        run_end - run_start
+        for run_start, run_end, vma in space.vmas.runs(start, end)
         if vma is None or not vma.flags & VM_LOCKED
     )
     return locked + unlocked > limit
@@ -111,7 +113,7 @@ def _apply(
     length: int,
     locks: int,
     resident: Resident | None,
-    lock_limit: Limit | None,
+    lock_limit: LockLimit | None,
 ) -> Outcome:
     # apply_vma_lock_flags: a hole is an error, but the pages before it are locked.
     size = page_align(length + start % PAGE_SIZE & ADDRESS_MASK)
@@ -121,15 +123,15 @@ def _apply(
         return Outcome(-EINVAL, ask=bool(locks))  # RLIMIT_MEMLOCK is checked before (do_mlock)
     if end == start:
         return Outcome(0, ask=bool(locks))
-    stop, result = end, 0
-    for begin, _, vma in space.vmas.runs(start, end):
+    edit_end, result = end, 0
+    for hole_start, _, vma in space.vmas.runs(start, end):
         if vma is None:
-            stop, result = begin, -ENOMEM
+            edit_end, result = hole_start, -ENOMEM
             break
-    if stop == start:
+    if edit_end == start:
         return Outcome(result, ask=bool(locks))
     changes = []
-    for run_start, run_end, held in space.vmas.runs(start, stop):
+    for run_start, run_end, held in space.vmas.runs(start, edit_end):
         assert held is not None
         vma = _fixup(held, locks)
         if vma is not held:
@@ -140,7 +142,7 @@ def _apply(
             changes.append(Change(ADVISE, run_start, run_end, vma, vma))
     if not changes and result == 0 and lock_limit is not None:
         return Outcome(0, ask=_may_exceed(space, start, end, lock_limit()))
-    space.vmas.edit(start, stop, lambda vma: _fixup(vma, locks))
+    space.vmas.edit(start, edit_end, lambda vma: _fixup(vma, locks))
     return Outcome(result, tuple(changes), start, end)
 
 

@@ -308,15 +308,15 @@ def _overlay(
     # The changes of MAP_FIXED over existing VMAs, or None if one is sealed. VMAs with equal
     # attributes still change, because their contents are discarded.
     changes = []
-    for begin, stop, held in space.vmas.runs(start, end):
+    for run_start, run_end, held in space.vmas.runs(start, end):
         if held is not None and held.flags & VM_SEALED:
             return None
         kind = classify(held, vma)
         same_backing = held is not None and not kind & FILE
-        if same_backing and not (untouched is not None and untouched(begin, stop)):
+        if same_backing and not (untouched is not None and untouched(run_start, run_end)):
             kind |= ZERO
         if kind:
-            changes.append(new(Change, (kind, begin, stop, vma, held, None)))
+            changes.append(new(Change, (kind, run_start, run_end, vma, held, None)))
     return tuple(changes)
 
 

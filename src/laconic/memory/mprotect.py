@@ -98,13 +98,13 @@ def _mprotect(
         return Outcome(-EINVAL)
     # Unallocated keys are refused before the VMAs are checked (mm_pkey_is_allocated).
     keyed = pkey != -1
-    first, refusal = _first_vma(space, start, end, grows)
+    edit_start, refusal = _first_vma(space, start, end, grows)
     if refusal:
         return Outcome(refusal, ask=keyed)
-    if first < start and vma_start is not None:
-        first = max(first, vma_start(start))
-    start = first
-    stop, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
+    if edit_start < start and vma_start is not None:
+        edit_start = max(edit_start, vma_start(start))
+    start = edit_start
+    edit_end, result = _permitted(space, start, end, prot & PROT_RWX, read_implies_exec)
 
     def protect(vma: Vma) -> Vma:
         wanted = vma.flags & ~VM_PROT | _prot(vma, prot & PROT_RWX, read_implies_exec)
@@ -117,21 +117,21 @@ def _mprotect(
     # PROT_SEM it takes such a key away (__arch_override_mprotect_pkey), though the protection stays
     # the same.
     sets_key = prot & PROT_RWX == PROT_EXEC
-    changes = space.edit(start, stop, protect) if stop > start else ()
+    changes = space.edit(start, edit_end, protect) if edit_end > start else ()
     return Outcome(result, changes, start, end, ask=keyed or sets_key)
 
 
 def _first_vma(space: AddressSpace, start: int, end: int, grows: int) -> tuple[int, int]:
     # The checks of the first VMA in do_mprotect_pkey. Returns the start of the change, and 0 or a
     # negative errno.
-    begin, stop, vma = space.vmas.find(start)
+    run_start, run_end, vma = space.vmas.find(start)
     if grows == PROT_GROWSDOWN:
-        if vma is None and stop < end:
+        if vma is None and run_end < end:
             # vma_find() returns the next VMA above, and the change starts at its start.
-            begin, _, vma = space.vmas.find(stop)
+            run_start, _, vma = space.vmas.find(run_end)
         if vma is None:
             return start, -ENOMEM
-        return begin, 0 if vma.flags & VM_GROWSDOWN else -EINVAL
+        return run_start, 0 if vma.flags & VM_GROWSDOWN else -EINVAL
     if vma is None:
         return start, -ENOMEM
     return start, -EINVAL if grows else 0  # no VM_GROWSUP on x86
@@ -155,14 +155,17 @@ def _permitted(
     space: AddressSpace, start: int, end: int, prot: int, read_implies_exec: bool
 ) -> tuple[int, int]:
     # The end of the change, which is at the first hole or refusal, and the call's result.
-    for begin, _, vma in space.vmas.runs(start, end):
+    for vma_start, _, vma in space.vmas.runs(start, end):
         if vma is None:
-            return begin, -ENOMEM
+            return vma_start, -ENOMEM
         wanted = _prot(vma, prot, read_implies_exec)
         if wanted & ~(vma.flags >> 4):
-            return begin, -EACCES  # newflags & ~(newflags >> 4): VM_MAY% are four bits above VM_%
+            return (
+                vma_start,
+                -EACCES,
+            )  # newflags & ~(newflags >> 4): VM_MAY% are four bits above VM_%
         if space.mdwe and wanted & PROT_EXEC and (wanted & PROT_WRITE or not vma.flags & VM_EXEC):
-            return begin, -EACCES  # map_deny_write_exec
+            return vma_start, -EACCES  # map_deny_write_exec
         if vma.flags & VM_SEALED:
-            return begin, -EPERM
+            return vma_start, -EPERM
     return end, 0

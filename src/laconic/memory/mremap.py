@@ -54,7 +54,7 @@ def mremap(
         # Linux 6.17 moved the checks of the target from mremap_to to before those of the source.
         return Outcome(refusal, ask=bool(to))
     old_length, new_length = page_align(old_length), page_align(new_length)
-    begin, end, vma = space.vmas.find(address)
+    vma_start, vma_end, vma = space.vmas.find(address)
     if vma is None:
         return Outcome(-EFAULT)
     if vma.flags & VM_SEALED:
@@ -69,19 +69,19 @@ def mremap(
         if new_length < old_length:
             tail = munmap(space, address + new_length, old_length - new_length)
             return tail if tail.result < 0 else tail._replace(result=address)
-    if flags & MREMAP_FIXED and new_length == old_length > end - address:
+    if flags & MREMAP_FIXED and new_length == old_length > vma_end - address:
         # Several VMAs: since 6.17, they move one after the other (remap_move); before, EFAULT.
-        last = space.vmas.find(address + old_length - 1)[1]
-        low, high = min(begin, new_address), max(last, new_address + new_length)
-        return Outcome(0, start=low, end=high, ask=True, resync=True)
-    refusal = _check_prep_vma(address, old_length, new_length, flags, end, vma)
+        last_end = space.vmas.find(address + old_length - 1)[1]
+        start, end = min(vma_start, new_address), max(last_end, new_address + new_length)
+        return Outcome(0, start=start, end=end, ask=True, resync=True)
+    refusal = _check_prep_vma(address, old_length, new_length, flags, vma_end, vma)
     if refusal:
         if flags & MREMAP_FIXED:
             # Before 6.17, the target is already unmapped at this point (mremap_to).
             return Outcome(refusal, ask=True, resync=True)
         return Outcome(refusal)
     if not to:
-        return _expand(space, address, old_length, new_length, flags, end, vma)
+        return _expand(space, address, old_length, new_length, flags, vma_end, vma)
     return _move_to(space, address, old_length, new_length, flags, new_address, vma)
 
 
@@ -135,15 +135,15 @@ def _expand(
     old_length: int,
     new_length: int,
     flags: int,
-    end: int,
+    vma_end: int,
     vma: Vma,
 ) -> Outcome:
-    if old_length and address + old_length == end:
-        _, stop, above = space.vmas.find(end)
+    if old_length and address + old_length == vma_end:
+        _, hole_end, above = space.vmas.find(vma_end)
         grown = address + new_length
-        if above is None and grown <= stop and grown <= TASK_SIZE:
-            space.vmas.set(end, grown, vma)
-            return Outcome(address, space.diff(end, grown), end, grown)
+        if above is None and grown <= hole_end and grown <= TASK_SIZE:
+            space.vmas.set(vma_end, grown, vma)
+            return Outcome(address, space.diff(vma_end, grown), vma_end, grown)
     if not flags & MREMAP_MAYMOVE:
         # Only the host knows two errors that come first: EAGAIN (mlock_future_ok), and EFAULT if
         # the pages are two VMAs that look alike (is_mergeable_anon_vma).
@@ -221,15 +221,15 @@ def _move(
         *_overlaid(space, target + moved, target + new_length, moved_vma, None),
         *space.diff(address + moved, address + old_length),
     ]
-    for start, stop, held in space.held.runs(address, address + moved):
+    for run_start, run_end, held in space.held.runs(address, address + moved):
         if left is None:
-            changes.append(Change(UNMAP, start, stop, None, held))
+            changes.append(Change(UNMAP, run_start, run_end, None, held))
         elif not left.flags & VM_MAYSHARE:
-            changes.append(Change(ZERO, start, stop, left, held))
+            changes.append(Change(ZERO, run_start, run_end, left, held))
     changes.sort(key=lambda change: change.start)
-    low = min(address, target)
-    high = max(address + old_length, target + new_length)
-    return Outcome(target, tuple(changes), low, high, then=grown_below(space, moved_vma))
+    start = min(address, target)
+    end = max(address + old_length, target + new_length)
+    return Outcome(target, tuple(changes), start, end, then=grown_below(space, moved_vma))
 
 
 def _overlaid(
@@ -237,8 +237,13 @@ def _overlaid(
 ) -> Iterator[Change]:
     # The changes that replace everything in `[start, end)` by `vma`. The contents are those at
     # `source`, or new.
-    for begin, stop, held in space.held.runs(start, end):
+    for run_start, run_end, held in space.held.runs(start, end):
         kind = MAP if held is None else classify(held, vma) | ZERO
         yield Change(
-            kind, begin, stop, vma, held, None if source is None else source + begin - start
+            kind,
+            run_start,
+            run_end,
+            vma,
+            held,
+            None if source is None else source + run_start - start,
         )

@@ -17,8 +17,8 @@ def munmap(space: AddressSpace, start: int, length: int) -> Outcome:
     if end == start:
         return Outcome(-EINVAL)
     if space.vmas.count >= space.layout.max_map_count:
-        first, stop, vma = space.vmas.find(start)
-        if vma is not None and first < start and end < stop:
+        vma_start, vma_end, vma = space.vmas.find(start)
+        if vma is not None and vma_start < start and end < vma_end:
             return Outcome(-ENOMEM)
     changes = unmapped(space, start, end)
     if changes is None:
@@ -35,11 +35,11 @@ def unmapped(space: AddressSpace, start: int, end: int) -> tuple[Change, ...] | 
     Returns None, and edits nothing, if a VMA is sealed.
     """
     changes = []
-    for begin, stop, vma in space.vmas.runs(start, end):
+    for vma_start, vma_end, vma in space.vmas.runs(start, end):
         if vma is not None:
             if vma.flags & VM_SEALED:
                 return None
-            changes.append(new(Change, (UNMAP, begin, stop, None, vma, None)))
+            changes.append(new(Change, (UNMAP, vma_start, vma_end, None, vma, None)))
     if changes:
         space.vmas.clear(start, end)
     return tuple(changes)
@@ -51,7 +51,7 @@ def shmdt(space: AddressSpace, address: int) -> Outcome:
         return Outcome(-EINVAL)
     segment = None
     pieces = []
-    for begin, end, vma in space.vmas.runs(address, TASK_SIZE):
+    for start, end, vma in space.vmas.runs(address, TASK_SIZE):
         if (
             segment is None
             and vma is not None
@@ -61,11 +61,11 @@ def shmdt(space: AddressSpace, address: int) -> Outcome:
         ):
             segment = vma.file
         if vma is not None and segment is not None and vma.base == address and vma.file == segment:
-            pieces.append((begin, end))
+            pieces.append((start, end))
     if not pieces:
         return Outcome(-EINVAL)
-    for begin, end in pieces:
-        space.vmas.clear(begin, end)
+    for start, end in pieces:
+        space.vmas.clear(start, end)
     return Outcome(
         0, space.diff(pieces[0][0], pieces[-1][1]), pieces[0][0], pieces[-1][1], ask=True
     )

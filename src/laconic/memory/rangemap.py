@@ -53,6 +53,16 @@ def join_ranges(ranges: Iterable[Range]) -> list[Range]:
     return joined
 
 
+def range_text(start: int, end: int, form: str = "x") -> str:
+    """Return the ends of a range as text, each in the format `form`: "#x" for messages, "08x" as in
+    `/proc/PID/maps`.
+
+    >>> range_text(0x7000, 0x9000), range_text(0x7000, 0x9000, "#x"), range_text(0, 0x9000, "08x")
+    ('7000-9000', '0x7000-0x9000', '00000000-00009000')
+    """
+    return f"{start:{form}}-{end:{form}}"
+
+
 class RangeMap(Generic[V]):
     """Disjoint ranges `[start, end)` with values. Neighbors with the same value are one entry.
 
@@ -67,11 +77,11 @@ class RangeMap(Generic[V]):
     __slots__ = (
         "_ceilings",
         "_firsts",
-        "_high",
         "_keys",
         "_lengths",
         "_load",
         "_same",
+        "_searched_end",
         "_values",
         "count",
         "hints",
@@ -87,10 +97,10 @@ class RangeMap(Generic[V]):
         self._values: list[list[V | None]] = [[None]]
         #: The number of entries, as returned by `len`.
         self.count = 0
-        # Results of earlier searches: every hole below _high (and truncated to it) that has at
-        # least _lengths[i] bytes ends at or below _ceilings[i]. Lengths ascend and ceilings
+        # Results of earlier searches: every hole below _searched_end (and truncated to it) that has
+        # at least _lengths[i] bytes ends at or below _ceilings[i]. Lengths ascend and ceilings
         # descend. A shrinking hole cannot invalidate them.
-        self._high = 0
+        self._searched_end = 0
         self._lengths: list[int] = []
         self._ceilings: list[int] = []
         #: Address → last known position of its run; see `hint`.
@@ -206,8 +216,8 @@ class RangeMap(Generic[V]):
         [(4, 8, 'A'), (12, 16, 'b')]
         """
         return [
-            (begin, stop, value)
-            for begin, stop, value in self.runs(start, end)
+            (run_start, run_end, value)
+            for run_start, run_end, value in self.runs(start, end)
             if value is not None
         ]
 
@@ -217,10 +227,10 @@ class RangeMap(Generic[V]):
         Complexity: O(k log n).
         """
         while start < end:
-            begin, stop, value = self.find(start)
+            entry_start, entry_end, value = self.find(start)
             if value is not None:
-                yield begin, stop, value
-            start = stop
+                yield entry_start, entry_end, value
+            start = entry_end
 
     def covered(self, start: int, end: int) -> bool:
         """Return whether `[start, end)` has no hole. O(log n + k)."""
@@ -243,64 +253,64 @@ class RangeMap(Generic[V]):
             results.update(map(key, entries))
         return results
 
-    def highest_hole(self, low: int, high: int, length: int) -> tuple[int, int] | None:
-        """Return the highest hole of at least `length` bytes within `[low, high)`, truncated to it.
+    def highest_hole(self, start: int, end: int, length: int) -> tuple[int, int] | None:
+        """Return the highest hole with at least `length` bytes in `[start, end)`, truncated to it.
 
-        Returns `(start, end)`, or None. Repeated searches with the same `high` resume where
+        Returns its start and end, or None. Repeated searches with the same `end` resume where
         previous ones stopped. Complexity: O(log n + runs that no earlier search passed).
         """
-        if high != self._high:
-            self._high, self._lengths, self._ceilings = high, [], []
+        if end != self._searched_end:
+            self._searched_end, self._lengths, self._ceilings = end, [], []
         known = bisect_right(self._lengths, length)
-        stop = self._ceilings[known - 1] if known else high
-        chunk = bisect_left(self._firsts, stop) - 1
+        run_end = self._ceilings[known - 1] if known else end
+        chunk = bisect_left(self._firsts, run_end) - 1
         keys, values = self._keys[chunk], self._values[chunk]
-        last = bisect_left(keys, stop) - 1
+        last = bisect_left(keys, run_end) - 1
         longest = 0
-        while stop > low:
+        while run_end > start:
             for index in range(last, -1, -1):
-                start = keys[index]
-                if values[index] is None and stop - start > longest:
-                    if stop - start >= length:
-                        start = max(start, low)
-                        if stop - start < length:
+                run_start = keys[index]
+                if values[index] is None and run_end - run_start > longest:
+                    if run_end - run_start >= length:
+                        run_start = max(run_start, start)
+                        if run_end - run_start < length:
                             return None
-                        self._remember(known, longest, stop)
-                        return start, stop
-                    longest = stop - start
-                stop = start
+                        self._remember(known, longest, run_end)
+                        return run_start, run_end
+                    longest = run_end - run_start
+                run_end = run_start
             chunk -= 1
             keys, values = self._keys[chunk], self._values[chunk]
             last = len(keys) - 1
         return None
 
-    def _remember(self, known: int, longest: int, stop: int) -> None:
-        # A search that started at the ceiling `known - 1` passed no hole longer than `longest`
-        # above `stop`. That ceiling is lowered, or one for another length is inserted. Higher
-        # ceilings for longer holes are then redundant.
+    def _remember(self, known: int, longest: int, ceiling: int) -> None:
+        # A search that started at the ceiling with the index `known - 1` passed no hole longer than
+        # `longest` above `ceiling`. It is lowered to that, or a ceiling for another length is
+        # inserted. Higher ceilings for longer holes are then redundant.
         lengths, ceilings = self._lengths, self._ceilings
         if known and longest < lengths[known - 1]:
             known -= 1
         else:
             lengths.insert(known, longest + 1)
-            ceilings.insert(known, stop)
-        ceilings[known] = stop
+            ceilings.insert(known, ceiling)
+        ceilings[known] = ceiling
         known += 1
-        while known < len(ceilings) and ceilings[known] >= stop:
+        while known < len(ceilings) and ceilings[known] >= ceiling:
             del lengths[known], ceilings[known]
 
     def _opened(self, start: int, end: int) -> None:
         # Holes in `[start, end)` may be new or longer, so ceilings below them are raised.
         lengths, ceilings = self._lengths, self._ceilings
         while start < end:
-            begin, start, value = self.find(start)
-            if value is None and begin < self._high:
-                stop = min(start, self._high)
-                after = first = bisect_right(lengths, stop - begin)
-                while first and ceilings[first - 1] < stop:
+            hole_start, start, value = self.find(start)
+            if value is None and hole_start < self._searched_end:
+                hole_end = min(start, self._searched_end)
+                after = first = bisect_right(lengths, hole_end - hole_start)
+                while first and ceilings[first - 1] < hole_end:
                     first -= 1
                 if first < after:
-                    ceilings[first:after] = [stop]
+                    ceilings[first:after] = [hole_end]
                     del lengths[first + 1 : after]
 
     # Writing
@@ -351,7 +361,7 @@ class RangeMap(Generic[V]):
         >>> m
         <RangeMap of 1: 1000-2000 'A'>
         """
-        shown = [f"{start:x}-{end:x} {value!r}" for start, end, value in islice(self, 4)]
+        shown = [f"{range_text(start, end)} {value!r}" for start, end, value in islice(self, 4)]
         if self.count > 4:
             shown.append(f"and {self.count - 4} more")
         return f"<RangeMap of {self.count}{': ' if shown else ''}{', '.join(shown)}>"
@@ -363,7 +373,7 @@ class RangeMap(Generic[V]):
         twin._firsts = self._firsts.copy()
         twin._keys = [keys.copy() for keys in self._keys]
         twin._values = [values.copy() for values in self._values]
-        twin._high = self._high
+        twin._searched_end = self._searched_end
         twin._lengths = self._lengths.copy()
         twin._ceilings = self._ceilings.copy()
         return twin
@@ -396,7 +406,7 @@ class RangeMap(Generic[V]):
         rules = list(zip(self._lengths, self._ceilings, strict=True))
         for (short, higher), (long, lower) in pairwise(rules):
             assert short < long and higher >= lower, "lengths ascend and ceilings descend"
-        for start, end, value in self.runs(0, self._high):
+        for start, end, value in self.runs(0, self._searched_end):
             for length, ceiling in rules:
                 assert value is not None or end - start < length or end <= ceiling, (
                     "no hole exceeds a ceiling"
@@ -417,9 +427,9 @@ class RangeMap(Generic[V]):
         # `change`, they contain only `start`. This is one function with the merge rule inlined,
         # because every memory call ends here.
         if not 0 <= start < end <= TOP:
+            where = range_text(start, end, "#x")
             raise ValueError(
-                f"range {start:#x}-{end:#x} is empty or outside 0-{TOP:#x}: give start < end in "
-                "bytes"
+                f"range {where} is empty or outside 0-{TOP:#x}: give start < end in bytes"
             )
 
         # Isolate: keys i to j of one chunk lie in the range, and both neighbors are in that chunk.

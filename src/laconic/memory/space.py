@@ -23,11 +23,11 @@ from laconic.memory.flags import (
 from laconic.memory.html import html_table
 from laconic.memory.layout import Layout
 from laconic.memory.names import maps_text, shown_name, stack_start
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import Range, RangeMap, range_text
 from laconic.memory.vma import File, Vma
 
 Entry = tuple[int, int, Vma]
-Run = tuple[int, int, Vma | None]
+VmaRun = tuple[int, int, Vma | None]
 _flags = attrgetter("flags")
 
 
@@ -77,9 +77,14 @@ class AddressSpace:
         # Programs inherit PR_SET_MEMORY_MERGE. The first VMAs show it (ksm_execve in mm/ksm.c).
         self.merge_any = any(vma.flags & VM_MERGEABLE for _, _, vma in self.vmas)
 
+    @property
+    def heap(self) -> Range:
+        """The range from the start of the break to the break, which may be empty."""
+        return self.start_brk, self.brk
+
     def __str__(self) -> str:
         """Return all VMAs in the format of `/proc/PID/maps`."""
-        return maps_text(self).removesuffix("\n")
+        return maps_text(self.vmas, self.heap).removesuffix("\n")
 
     def __repr__(self) -> str:
         vmas = "1 VMA" if self.map_count == 1 else f"{self.map_count:,} VMAs"
@@ -88,7 +93,7 @@ class AddressSpace:
     def _repr_html_(self) -> str:
         """Return a table, for notebooks."""
         columns = ("start", "end", "permissions", "VmFlags", "offset", "backing")
-        stack = stack_start(self)
+        stack = stack_start(self.vmas)
         rows = (
             (
                 f"{start:x}",
@@ -96,7 +101,7 @@ class AddressSpace:
                 vma.permissions(),
                 flag_names(vma.flags),
                 f"{start - vma.base:x}" if vma.file else "",
-                shown_name(self, start, end, vma, stack),
+                shown_name(self.heap, start, end, vma, stack),
             )
             for start, end, vma in self.vmas
         )
@@ -141,20 +146,22 @@ class AddressSpace:
         """
         return self.vmas.count
 
-    def diff(self, start: int, end: int, held: Iterable[Run] | None = None) -> tuple[Change, ...]:
+    def diff(
+        self, start: int, end: int, held: Iterable[VmaRun] | None = None
+    ) -> tuple[Change, ...]:
         """Return the runs of `[start, end)` whose wanted and held states differ. O(log n + k).
 
         The runs ascend. `held` are the held runs of the range, if the caller has them.
         """
         changes = []
         runs = iter(self.held.runs(start, end) if held is None else held)
-        stop, value = start, None
-        for begin, finish, wanted in self.vmas.runs(start, end):
-            position = begin
-            while position < finish:
-                if stop <= position:
-                    _, stop, value = next(runs)
-                cut = stop if stop < finish else finish
+        held_end, value = start, None
+        for wanted_start, wanted_end, wanted in self.vmas.runs(start, end):
+            position = wanted_start
+            while position < wanted_end:
+                if held_end <= position:
+                    _, held_end, value = next(runs)
+                cut = held_end if held_end < wanted_end else wanted_end
                 if value is not wanted:
                     kind = classify(value, wanted)
                     if kind:
@@ -171,12 +178,14 @@ class AddressSpace:
         """
         if end <= self.layout.quiet_below:
             return False
-        for begin, _, vma in self.vmas.runs(start, end):
+        for run_start, _, vma in self.vmas.runs(start, end):
             if vma is None:
-                above = self.vmas.get(self.vmas.find(begin)[1])
+                above = self.vmas.get(self.vmas.find(run_start)[1])
                 if above is not None and above.flags & VM_GROWSDOWN:
                     return True
-            elif vma.flags & VM_GROWSDOWN and begin == start and self.vmas.get(start - 1) is None:
+            elif (
+                vma.flags & VM_GROWSDOWN and run_start == start and self.vmas.get(start - 1) is None
+            ):
                 return True
         return False
 
@@ -191,14 +200,14 @@ class AddressSpace:
         keys: list[int] = []
         values: list[Vma | None] = []
         last: Vma | None = None
-        for begin, stop, held in self.vmas.runs(start, end):
+        for run_start, run_end, held in self.vmas.runs(start, end):
             wanted = None if held is None else change(held)
             if wanted is not held:
                 kind = classify(held, wanted)
                 if kind:
-                    changes.append(new(Change, (kind, begin, stop, wanted, held, None)))
+                    changes.append(new(Change, (kind, run_start, run_end, wanted, held, None)))
             if not keys or wanted != last:
-                keys.append(begin)
+                keys.append(run_start)
                 values.append(wanted)
                 last = wanted
         if changes:
@@ -242,11 +251,11 @@ class AddressSpace:
     def _restore_policies(self, entries: Iterable[Entry]) -> None:
         # Restore the policy of pages that the host still maps from the same file and offset.
         for start, end, before in entries:
-            for begin, stop, vma in self.vmas.parts(start, end):
+            for vma_start, vma_end, vma in self.vmas.parts(start, end):
                 if (vma.file, vma.base) == (before.file, before.base):
                     vma = vma._replace(policy=before.policy)
-                    self.vmas.set(begin, stop, vma)
-                    self.held.set(begin, stop, vma)
+                    self.vmas.set(vma_start, vma_end, vma)
+                    self.held.set(vma_start, vma_end, vma)
 
     def grow(self, host: RangeMap[Vma]) -> int:
         """Add the stack growth that `host` shows to both maps; return its size in bytes. O(n).
@@ -258,15 +267,15 @@ class AddressSpace:
         for start, end, vma in host:
             if not vma.flags & VM_GROWSDOWN:
                 continue
-            for begin, stop, ours in self.vmas.runs(start, end):
-                above = self.vmas.get(stop) if ours is None else None
+            for run_start, run_end, ours in self.vmas.runs(start, end):
+                above = self.vmas.get(run_end) if ours is None else None
                 if above is not None and above.flags & VM_GROWSDOWN:
                     # smaps does not show the policy, and older traces do not have the key.
                     flags = vma.flags & ~VM_LOCKED_MASK | above.flags & VM_LOCKED_MASK
                     pages = vma._replace(flags=flags, pkey=above.pkey, policy=above.policy)
-                    self.vmas.set(begin, stop, pages)
-                    self.held.set(begin, stop, pages)
-                    grown += stop - begin
+                    self.vmas.set(run_start, run_end, pages)
+                    self.held.set(run_start, run_end, pages)
+                    grown += run_end - run_start
         return grown
 
     def rebind(self, start: int, end: int, file: File) -> None:
@@ -308,7 +317,9 @@ class AddressSpace:
         self.held.check()
         assert list(self.vmas) == list(self.held), "between two calls wanted and held are equal"
         for start, end, vma in self.vmas:
-            assert start % PAGE_SIZE == end % PAGE_SIZE == 0, f"{start:#x}-{end:#x} is page aligned"
+            assert start % PAGE_SIZE == end % PAGE_SIZE == 0, (
+                f"{range_text(start, end, '#x')} is page aligned"
+            )
             assert vma.file is not None or vma.base == 0, (
                 f"anonymous memory at {start:#x} has no file offset"
             )
@@ -319,4 +330,4 @@ class AddressSpace:
     @staticmethod
     def _steps(source: RangeMap[Vma], start: int, end: int) -> tuple[list[int], list[Vma | None]]:
         runs = list(source.runs(start, end))
-        return [begin for begin, _, _ in runs], [vma for _, _, vma in runs]
+        return [run_start for run_start, _, _ in runs], [vma for _, _, vma in runs]

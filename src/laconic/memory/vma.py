@@ -20,6 +20,7 @@ from laconic.memory.flags import (
     Prot,
     flag_names,
 )
+from laconic.memory.rangemap import range_text
 
 #: The device, major and minor, of files that a log identifies by their paths; their inodes are
 #: negative.
@@ -156,7 +157,7 @@ def describe(start: int, end: int, vma: Vma | None) -> str:
     >>> describe(0x1000, 0x3000, None)
     '00001000-00003000 (nothing)'
     """
-    where = f"{start:08x}-{end:08x}"
+    where = range_text(start, end, "08x")
     if vma is None:
         return f"{where} (nothing)"
     if vma.file is None:

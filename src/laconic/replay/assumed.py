@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from errno import EACCES, EAGAIN, EBADF, EINVAL, ENODEV, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM
-from typing import Any
 
 from laconic.memory.bookkeeper import Bookkeeper, at_address, chooses
 from laconic.memory.calls import RANGED
@@ -28,9 +27,9 @@ from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile, page_align
 from laconic.memory.rangemap import RangeMap
 from laconic.memory.space import AddressSpace
+from laconic.memory.upcalls import Upcalls
 from laconic.memory.vma import File, Vma
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, shown
-from laconic.replay.thread import Mm, RecordedUpcalls
 
 #: The VMA of memory that must be mapped, because a call on it succeeded, and of which nothing else
 #: is known.
@@ -58,28 +57,6 @@ _HOSTS_CALLS = {
 def assumed_space() -> AddressSpace:
     """Return an empty address space in which no stack grows, with the default layout. O(1)."""
     return AddressSpace(Layout(quiet_below=TASK_SIZE << 1))
-
-
-def begun(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
-    """Return the address space of a program that starts, still empty.
-
-    For a recorded trace, it is as the trace describes it; for a log, it is an assumed one.
-    `Mm.space` is None if the program is not followed. `start_brk` is an address, `data_size` is in
-    bytes. O(1).
-    """
-    if about.get("bits") == 32 or about.get("followed") is False:
-        return Mm(None)
-    layout = about.get("layout")
-    if layout is None:
-        return Mm(assumed_space(), AssumedStart(awaits_maps=bool(about.get("maps"))))
-    space = AddressSpace(
-        Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk
-    )
-    space.data_size = data_size
-    space.brk = about.get("brk", start_brk)
-    mm = Mm(space)
-    mm.was_running = "brk" in about  # `Recorder.program` writes it only for these programs
-    return mm
 
 
 class AssumedStart:
@@ -122,7 +99,7 @@ class AssumedStart:
         name: str,
         args: tuple[int, ...],
         result: int,
-        up: RecordedUpcalls,
+        up: Upcalls,
         lossy: bool,
     ) -> Outcome:
         """Return the outcome of a call, given the recorded `result`; edits the wanted state.
@@ -162,12 +139,12 @@ class AssumedStart:
     def _suppose(self, space: AddressSpace, start: int, end: int) -> None:
         # Memory that is unmapped and was never seen mapped may have been mapped: assume an unknown
         # mapping there first.
-        for begin, stop, known in self.known.runs(start, end):
+        for run_start, run_end, known in self.known.runs(start, end):
             if not known:
-                for low, high, vma in space.vmas.runs(begin, stop):
+                for hole_start, hole_end, vma in space.vmas.runs(run_start, run_end):
                     if vma is None:
-                        space.vmas.set(low, high, UNKNOWN)
-                        space.held.set(low, high, UNKNOWN)
+                        space.vmas.set(hole_start, hole_end, UNKNOWN)
+                        space.held.set(hole_start, hole_end, UNKNOWN)
 
     def _brk(
         self,
@@ -175,7 +152,7 @@ class AssumedStart:
         space: AddressSpace,
         args: tuple[int, ...],
         result: int,
-        up: RecordedUpcalls,
+        up: Upcalls,
         lossy: bool,
     ) -> Outcome:
         if not self.brk:
@@ -240,28 +217,32 @@ class AssumedStart:
         space: AddressSpace,
         name: str,
         args: tuple[int, ...],
-        up: RecordedUpcalls,
+        up: Upcalls,
         start: int,
         end: int,
         lossy: bool,
     ) -> Outcome:
         # The call succeeded, so its whole range was mapped: assume an unknown mapping in each hole
         # of the bookkeeping.
-        holes = [run[:2] for run in space.vmas.runs(start, end) if run[2] is None]
+        holes = [
+            (hole_start, hole_end)
+            for hole_start, hole_end, vma in space.vmas.runs(start, end)
+            if vma is None
+        ]
         if holes:
             unseen = any(not known for _, _, known in self.known.runs(start, end))
             if not unseen:
                 self.cause = LOST_DATA if lossy else MODEL_ERROR
                 self.why = f"it succeeded, and bookkeeping has nothing at {holes[0][0]:#x}"
-            for begin, stop in holes:
-                space.vmas.set(begin, stop, UNKNOWN)
-                space.held.set(begin, stop, UNKNOWN)
+            for hole_start, hole_end in holes:
+                space.vmas.set(hole_start, hole_end, UNKNOWN)
+                space.held.set(hole_start, hole_end, UNKNOWN)
         if name != "mremap":
             return manager.begin(space, name, args, up)
         return self._moved_in_pieces(manager, space, args, up)
 
     def _moved_in_pieces(
-        self, manager: Bookkeeper, space: AddressSpace, args: tuple[int, ...], up: RecordedUpcalls
+        self, manager: Bookkeeper, space: AddressSpace, args: tuple[int, ...], up: Upcalls
     ) -> Outcome:
         # The kernel moves several VMAs one after the other (remap_move in mm/mremap.c), and so does
         # this.

@@ -96,7 +96,7 @@ class Enclave:
         if receivers is None:
             receivers = books[label] = []
             for strategy in self.strategies.values():
-                if books is self._books or strategy.hears_all:
+                if books is self._books or strategy.needs_unchanged:
                     strategy.meter.at(self.number, label)
                     receivers.append((strategy, strategy.meter, strategy.meter.counts))
         return receivers
@@ -123,10 +123,10 @@ class Enclave:
         end of its file. O(strategies × runs)."""
         end = min(end, self.touches.sizes.known_end(vma))
         if vma.flags & VM_PROT and start < end:
-            for begin, stop, how in list(self.touches.pages.runs(start, end)):
+            for run_start, run_end, how in list(self.touches.pages.runs(start, end)):
                 if how is None:
-                    self.touches.pages.set(begin, stop, 2)
-                    self.touch(begin, stop, vma)
+                    self.touches.pages.set(run_start, run_end, 2)
+                    self.touch(run_start, run_end, vma)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """Handle the first touch of the pages of `[start, end)` (`Touches.take`), which a file must
@@ -139,8 +139,8 @@ class Enclave:
                 label = FileTouch(vma.file)
             self._touch(start, end, vma, label)
             return
-        for begin, stop, owner in self.owners.touch(start, end):
-            self._touch(begin, stop, vma, new(Touch, (owner,)))
+        for run_start, run_end, owner in self.owners.touch(start, end):
+            self._touch(run_start, run_end, vma, new(Touch, (owner,)))
 
     def _touch(self, start: int, end: int, vma: Vma, label: Hashable) -> None:
         for strategy, meter, counts in self._receivers(label, self._books):

@@ -22,12 +22,12 @@ from laconic.memory.hostrule import HostRule
 from laconic.memory.ledger import Ledger
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
-from laconic.memory.space import AddressSpace
+from laconic.memory.space import AddressSpace, VmaRun
 from laconic.memory.vma import Vma
-from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, begun, may_be_nothing
+from laconic.replay.assumed import UNKNOWN_FILE, AssumedStart, assumed_space, may_be_nothing
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, Check, shown
 from laconic.replay.events import CallDone, Listener, Program
-from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, Runs, seen
+from laconic.replay.thread import Mm, RecordedUpcalls, ReplayedThread, seen, started_mm
 from laconic.strategies import LINUX, display_name, has_rule, linux_rule, names_on
 from laconic.trace import records
 from laconic.trace.losses import Losses
@@ -120,7 +120,7 @@ class Replay:
         if trace.source != "run":
             self._files[0] = UNKNOWN_FILE
         self.up = RecordedUpcalls(trace.source == "run", self._files)
-        self._runs: tuple[int, int, Runs, int] | None = None
+        self._runs: tuple[int, int, list[VmaRun], int] | None = None
         # Processes that lost data before their first row.
         self._lossy: set[int] = set()
         self._handlers: list[Callable[[Row], None]] = [_skip] * 256
@@ -369,9 +369,9 @@ class Replay:
         cause = LOST_DATA if mm.lossy else MODEL_ERROR
         if answer != row.result:
             self.check.differs(self.number, row, name, shown(answer), cause, "another result")
-        elif self.strategy == self.recorded and (host_calls, kinds) != (row.said, row.kinds):
+        elif self.strategy == self.recorded and (host_calls, kinds) != (row.host_calls, row.kinds):
             why = (
-                f"{row.said} host calls for changes {row.kinds:#x} were recorded, "
+                f"{row.host_calls} host calls for changes {row.kinds:#x} were recorded, "
                 f"{host_calls} for {kinds:#x} replayed"
             )
             self.check.differs(self.number, row, name, shown(answer), cause, why)
@@ -491,7 +491,7 @@ class Replay:
             self._leave(tid)
         about = json.loads(row.data or b"{}")
         self.programs[pid] = about.get("path", "?")
-        mm = begun(about, row.a0, row.a1)
+        mm = started_mm(about, row.a0, row.a1)
         if mm.space is None:
             self.ledger.note(
                 f"{about.get('path')} is not followed: a 32-bit program, or one that hides its "
@@ -607,7 +607,7 @@ class Replay:
         self._touched(row)
         up = self.up
         up.row, up.thread, up.read_implies_exec = row, thread, thread.read_implies_exec
-        name = self._names[row.said]
+        name = self._names[row.call_code]
         outcome = self.manager.begin(space, name, row.args, up)
         if row.state:
             space.commit(outcome)

@@ -42,11 +42,11 @@ class Owners:
         Complexity: O(log n + k).
         """
         touched = self.touched
-        for begin, stop, owner in self.pages.runs(start, end):
+        for run_start, run_end, owner in self.pages.runs(start, end):
             if owner is None:
                 owner = self.default
-            touched[owner] = touched.get(owner, 0) + (stop - begin >> PAGE_SHIFT)
-            yield begin, stop, owner
+            touched[owner] = touched.get(owner, 0) + (run_end - run_start >> PAGE_SHIFT)
+            yield run_start, run_end, owner
 
     def call(self, call: MemoryCall, label: Hashable) -> None:
         """Apply the changes of a call. O(changes log n).
@@ -57,24 +57,24 @@ class Owners:
         pages = self.pages
         # The old ranges are read before the changes, which ascend, clear them.
         moved = [
-            (begin + start - source, stop + start - source, owner)
+            (run_start + start - source, run_end + start - source, owner)
             for _, start, end, _, _, source in changes
             if source is not None
-            for begin, stop, owner in pages.runs(source, source + end - start)
+            for run_start, run_end, owner in pages.runs(source, source + end - start)
         ]
-        low = high = 0
+        mapped_start = mapped_end = 0
         if name in _MAPPING:
-            high = TASK_SIZE
+            mapped_end = TASK_SIZE
         elif name == "mremap" and result > 0:
-            low = result
-            high = result + page_align(args[2])
+            mapped_start = result
+            mapped_end = result + page_align(args[2])
         for kind, start, end, wanted, _, source in changes:
             if wanted is None:
                 pages.set(start, end, None)
-            elif source is None and (kind & _MAPPED or low <= start < high):
+            elif source is None and (kind & _MAPPED or mapped_start <= start < mapped_end):
                 pages.set(start, end, label)
-        for begin, stop, owner in moved:
-            pages.set(begin, stop, owner)
+        for run_start, run_end, owner in moved:
+            pages.set(run_start, run_end, owner)
 
     def grow(self, start: int, end: int, label: Hashable) -> None:
         """Record the growth of a stack. O(log n)."""

@@ -16,7 +16,7 @@ from laconic.sgx.pal.edmm import Edmm
 from laconic.sgx.pal.gramine import LAZY, Gramine
 from laconic.strategies.classify import Classify
 
-Pal = Gramine | Edmm
+SgxPal = Gramine | Edmm
 
 
 class PalRecord(NamedTuple):
@@ -26,7 +26,7 @@ class PalRecord(NamedTuple):
     `ChangeKind` bits. `lazy`: no page is committed yet. `single`: one PAL call for each page.
     """
 
-    pal: Pal
+    pal: SgxPal
     name: str
     start: int
     end: int
@@ -120,9 +120,9 @@ class RecordingEdmm(Edmm):
         """Record the committed runs, and execute the call."""
         ranges = list(ranges)
         runs = join_ranges(
-            (begin, stop)
+            (run_start, run_end)
             for start, end in ranges
-            for begin, stop, _ in self.committed.parts(start, end)
+            for run_start, run_end, _ in self.committed.parts(start, end)
         )
         for start, end in runs:
             found = {had for _, _, had in self.committed.runs(start, end)}

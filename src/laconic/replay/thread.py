@@ -4,21 +4,17 @@ call."""
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Any
 
 from laconic.linux.pagemap import was_untouched
 from laconic.memory.change import Outcome
+from laconic.memory.layout import Layout
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import RangeMap
-from laconic.memory.space import AddressSpace
+from laconic.memory.space import AddressSpace, VmaRun
 from laconic.memory.vma import File, Vma
-
-if TYPE_CHECKING:
-    from laconic.replay.assumed import AssumedStart
+from laconic.replay.assumed import AssumedStart, assumed_space
 from laconic.trace.schema import DATA_LIMIT, LOCK_LIMIT, READ, RESIDENT, VMA_START, Row
-
-#: The runs of a host's map that differed from the held map.
-Runs = list[tuple[int, int, Vma | None]]
 
 
 class Mm:
@@ -52,6 +48,28 @@ class Mm:
         self.was_running = False
 
 
+def started_mm(about: dict[str, Any], start_brk: int, data_size: int) -> Mm:
+    """Return the address space of a program that starts, still empty.
+
+    For a recorded trace, it is as the trace describes it; for a log, it is an assumed one.
+    `Mm.space` is None if the program is not followed. `start_brk` is an address, `data_size` is in
+    bytes. O(1).
+    """
+    if about.get("bits") == 32 or about.get("followed") is False:
+        return Mm(None)
+    layout = about.get("layout")
+    if layout is None:
+        return Mm(assumed_space(), AssumedStart(awaits_maps=bool(about.get("maps"))))
+    space = AddressSpace(
+        Layout(**layout | {"refused_advice": frozenset(layout["refused_advice"])}), (), start_brk
+    )
+    space.data_size = data_size
+    space.brk = about.get("brk", start_brk)
+    mm = Mm(space)
+    mm.was_running = "brk" in about  # `Recorder.program` writes it only for these programs
+    return mm
+
+
 class ReplayedThread:
     """One thread of the replay. `begun` is the outcome of a call that has begun and not ended;
     `answers` and `map_runs` are for its next call."""
@@ -65,7 +83,8 @@ class ReplayedThread:
         self.read_implies_exec = False
         self.begun: Outcome | None = None
         self.answers: dict[int, deque[tuple[int, bytes]]] = {}
-        self.map_runs: deque[Runs] = deque()
+        #: The runs of the host's map that differed from the held map, of each call that read it.
+        self.map_runs: deque[list[VmaRun]] = deque()
 
 
 class RecordedUpcalls:
@@ -147,13 +166,13 @@ class RecordedUpcalls:
         assert space is not None
         host: RangeMap[Vma] = RangeMap()
         host_runs = runs.popleft() if runs else []
-        for begin, stop, vma in [*space.held.runs(start, end), *host_runs]:
-            if begin < end and stop > start:
-                host.set(max(begin, start), min(stop, end), vma)
+        for run_start, run_end, vma in [*space.held.runs(start, end), *host_runs]:
+            if run_start < end and run_end > start:
+                host.set(max(run_start, start), min(run_end, end), vma)
         return host
 
 
-def seen(held: RangeMap[Vma], runs: Runs) -> RangeMap[Vma]:
+def seen(held: RangeMap[Vma], runs: list[VmaRun]) -> RangeMap[Vma]:
     """Return the host's map, from the held map and the runs that differed. O(n)."""
     host = held.copy()
     for start, end, vma in runs:

@@ -8,11 +8,11 @@ from typing import Any
 
 from laconic.analysis.ablation import BASE, LACONIC, Ablation, program_shares
 from laconic.analysis.compare import BOUND
+from laconic.analysis.schemas import Json
 from laconic.report import compare
-from laconic.report.tables import Row, between, tables
+from laconic.report.tables import LabeledRow, between, tables
 from laconic.trace.words import plural
 
-Json = dict[str, Any]
 #: What each row adds to the row before.
 CHANGES = {
     BASE: "Gramine as it is",
@@ -155,7 +155,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
         f"laconic: {figures['calls']:,} memory calls in {many}; what changes to Gramine save", width
     )
     steps, folded = _folded(figures["ablation"])
-    rows: list[Row] = [(step["switch"], step) for step in steps]
+    rows: list[LabeledRow] = [(step["switch"], step) for step in steps]
     columns = [
         ["host\ncalls", *(_between(step["host_calls"]) for step in steps)],
         ["million cycles", *(_millions(step["cycles"]) for step in steps)],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from laconic.analysis.advise.advice import (
     COMMAND,
@@ -13,17 +12,16 @@ from laconic.analysis.advise.advice import (
     MANIFEST,
     Advice,
     shown_size,
-    span,
 )
-from laconic.analysis.advise.figures import AdviceFigures, Cost, Span
+from laconic.analysis.advise.figures import AdviceFigures, Cost
 from laconic.analysis.advise.trial import After, Trial, outside
-from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.schemas import SCHEMAS, Json
 from laconic.report.compare import UNSIZED
-from laconic.report.numbers import cycles, unit
+from laconic.report.numbers import cycles, ends_text, low_to_high, unit
 from laconic.sgx.costs import CostProfile
+from laconic.trace.numbers import LowHigh
 from laconic.trace.words import plural
 
-Json = dict[str, Any]
 RANGED = (
     "the trace is a log's and does not say which pages were touched: what depends on that is a "
     "range, from none to all that were accessible"
@@ -182,7 +180,9 @@ def _lines(
     of = unit([max(cost.cycles) for cost in figures.costs.values()])
     for name, cost in figures.costs.items():
         yield from _indented(
-            f"{name}: {span(*cost.host_calls)} host calls, {cycles(*cost.cycles, of)}", width, "  "
+            f"{name}: {low_to_high(*cost.host_calls)} host calls, {cycles(*cost.cycles, of)}",
+            width,
+            "  ",
         )
     for note in _notes(figures):
         yield from textwrap.wrap(f"note: {note}", width)
@@ -199,7 +199,7 @@ def _came_of_it(
     yield "    Tried, after two runs as it is:" if again else "    Tried, after one run as it is:"
     for name, cost in after.costs.items():
         runs = [figures.costs[name], *([again.costs[name]] if again else [])]
-        calls = _change(span, [each.host_calls for each in runs], cost.host_calls)
+        calls = _change(low_to_high, [each.host_calls for each in runs], cost.host_calls)
         took = _change(_cycles, [each.cycles for each in runs], cost.cycles)
         yield from _indented(f"{name}: host calls {calls}, cycles {took}", width, "      ", "  ")
     most = [
@@ -214,7 +214,7 @@ def _came_of_it(
         yield from _indented(f"But: {difference}.", width)
 
 
-def _change(shown: Callable[[float, float], str], runs: Sequence[Span], now: Span) -> str:
+def _change(shown: Callable[[float, float], str], runs: Sequence[LowHigh], now: LowHigh) -> str:
     before = shown(min(low for low, _ in runs), max(high for _, high in runs))
     text = f"{before} -> {shown(*now)}"
     return (
@@ -229,7 +229,7 @@ def _cycles(low: float, high: float) -> str:
 
 
 def _sizes(low: float, high: float) -> str:
-    return " to ".join(dict.fromkeys((shown_size(low), shown_size(high))))
+    return ends_text(shown_size(low), shown_size(high), " to ")
 
 
 def _unchanged(again: After, width: int) -> Iterator[str]:

@@ -211,14 +211,14 @@ def _rest(left: Sequence[Caller], found: Callers) -> str:
     return f"{text}: {part} of the cost"
 
 
-class _Column(NamedTuple):
+class _SiteColumn(NamedTuple):
     # A column of numbers: its heading, of one or two lines, and its cells.
     head: tuple[str, str]
     cells: list[str]
 
 
 def _table(shown: Sequence[Caller], found: Callers, width: int, style: Style) -> Iterator[str]:
-    numbered = _Column(("", "#"), [str(number) for number in range(1, len(shown) + 1)])
+    numbered = _SiteColumn(("", "#"), [str(number) for number in range(1, len(shown) + 1)])
     left = [numbered, *_columns(shown, found)]
     widths = [max(map(len, (*column.head, *column.cells))) for column in left]
     used = sum(widths) + 2 * len(widths)
@@ -242,7 +242,7 @@ def _table(shown: Sequence[Caller], found: Callers, width: int, style: Style) ->
 
 
 def _blocks(
-    shown: Sequence[Caller], left: Sequence[_Column], found: Callers, width: int, style: Style
+    shown: Sequence[Caller], left: Sequence[_SiteColumn], found: Callers, width: int, style: Style
 ) -> Iterator[str]:
     # Write one paragraph per caller, because the numbers do not fit in a table.
     for row, caller in enumerate(shown):
@@ -251,24 +251,28 @@ def _blocks(
         yield from filled("; ".join(named), width, "    ")
 
 
-def _columns(shown: Sequence[Caller], found: Callers) -> Iterator[_Column]:
+def _columns(shown: Sequence[Caller], found: Callers) -> Iterator[_SiteColumn]:
     # Return one unit for all costs of the table.
     unit = numbers.unit([found.cycles(caller).high for caller in shown])
     cycles = f"{unit[1]} cycles".strip()
     total = found.total().middle
     for name, head in ((EVERY_CALL, (cycles, "every-call")), (LACONIC, (cycles, "laconic"))):
         if name in found.totals:
-            yield _Column(head, [numbers.span(*found.cycles(one, name), unit) for one in shown])
+            yield _SiteColumn(head, [numbers.span(*found.cycles(one, name), unit) for one in shown])
     if found.sort == HOST_CALLS:
-        yield _Column(("host", "calls"), [f"{one.cost().host_calls:,}" for one in shown])
+        yield _SiteColumn(("host", "calls"), [f"{one.cost().host_calls:,}" for one in shown])
     elif found.sort == PAGES:
-        yield _Column(("MiB", "committed"), [_mebibytes(one.committed_pages()) for one in shown])
-        yield _Column(("MiB", "touched"), [_mebibytes(one.touched_pages) for one in shown])
+        yield _SiteColumn(
+            ("MiB", "committed"), [_mebibytes(one.committed_pages()) for one in shown]
+        )
+        yield _SiteColumn(("MiB", "touched"), [_mebibytes(one.touched_pages) for one in shown])
     else:
-        yield _Column(("", "share"), [share(found.cycles(one).middle, total) for one in shown])
+        yield _SiteColumn(("", "share"), [share(found.cycles(one).middle, total) for one in shown])
     calls = [f"{one.calls:,}{'' if one.known else '+'}" if one.calls else "" for one in shown]
-    yield _Column(("", "calls"), calls)
-    yield _Column(("", "redundant"), [f"{one.redundant:,}" if one.calls else "" for one in shown])
+    yield _SiteColumn(("", "calls"), calls)
+    yield _SiteColumn(
+        ("", "redundant"), [f"{one.redundant:,}" if one.calls else "" for one in shown]
+    )
 
 
 def _mebibytes(pages: int) -> str:

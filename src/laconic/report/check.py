@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import Key, RunFigures, Tally, enclave_json, enclave_numbers
+from laconic.analysis.baseline import Key, KeyTally, RunFigures, enclave_json, enclave_numbers
 from laconic.analysis.callers import SITE
 from laconic.analysis.check import Offender, Verdict
 from laconic.analysis.frames import own_frames
@@ -156,7 +156,7 @@ def _cost(one: Offender, what: str, figures: RunFigures) -> str:
     return f"; costs {cost} under {figures.enclave[0]}, {part}"
 
 
-def headline(one: Offender, what: str, total: Tally | None = None) -> str:
+def headline(one: Offender, what: str, total: KeyTally | None = None) -> str:
     """Return what an offender does, in one sentence; `what` is the counted quantity, as in its
     verdict. `total` is that of the whole run, for shares of cycles."""
     tally, call = one.tally, one.key.call
@@ -177,7 +177,7 @@ def headline(one: Offender, what: str, total: Tally | None = None) -> str:
     return f"{text}, {was:,} in the baseline ({signed(many - was)})"
 
 
-def _enclave_headline(one: Offender, what: str, total: Tally | None) -> str:
+def _enclave_headline(one: Offender, what: str, total: KeyTally | None) -> str:
     tally = one.tally
     number = getattr(tally, what)
     here = " from here" if one.key.function else ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from laconic.analysis.advise.advice import shown_size
 from laconic.analysis.compare import BOUND, Compared, Direct, Figures, Span
+from laconic.analysis.schemas import Json
 from laconic.libos.direct import SystemCalls
 from laconic.libos.settings import BRK_SIZE, STACK_SIZE, Settings
 from laconic.memory.flags import PAGE_SHIFT
@@ -15,11 +16,10 @@ from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
 from laconic.replay.enclaves import AROUND
 from laconic.report import measured
-from laconic.report.tables import Row, between, tables
+from laconic.report.tables import LabeledRow, between, tables
 from laconic.sgx.meter import ANY_MACHINE
 from laconic.trace.words import plural
 
-Json = dict[str, Any]
 #: A column: its heading, and the counts whose sum it shows.
 Column = tuple[str, tuple[str, ...]]
 _SGX2: tuple[Column, ...] = (
@@ -322,7 +322,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     many = plural(processes, "process", "processes")
     head = f"laconic: {plural(figures['calls'], 'memory call')} in {many}, {where}"
     lines = _wrapped(head, width)
-    rows: list[Row] = list(figures["strategies"].items())
+    rows: list[LabeledRow] = list(figures["strategies"].items())
     peak = [_PEAK] if sgx2 else []
     columns = [_counted(column, rows) for column in (*_COLUMNS[figures["host"]], *peak)]
     if sgx2:
@@ -403,7 +403,7 @@ def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:
             for each in figures["programs"]
         ]
     groups.sort(key=lambda group: -max((_weight(each) for each in group[1].values()), default=0))
-    rows: list[Row] = []
+    rows: list[LabeledRow] = []
     for label, strategies in groups[:_SHOWN]:
         rows += [(label, None), *((f"  {name}", each) for name, each in strategies.items())]
     sgx2 = figures["host"] == "sgx2"
@@ -436,11 +436,13 @@ def _epc(figures: Mapping[str, Any]) -> str:
 # Tables
 
 
-def _cells(head: str, rows: Iterable[Row], cell: Callable[[Mapping[str, Any]], str]) -> list[str]:
+def _cells(
+    head: str, rows: Iterable[LabeledRow], cell: Callable[[Mapping[str, Any]], str]
+) -> list[str]:
     return [head, *("" if each is None else cell(each) for _, each in rows)]
 
 
-def _counted(column: Column, rows: Iterable[Row]) -> list[str]:
+def _counted(column: Column, rows: Iterable[LabeledRow]) -> list[str]:
     head, names = column
 
     def cell(each: Mapping[str, Any]) -> str:
@@ -451,13 +453,13 @@ def _counted(column: Column, rows: Iterable[Row]) -> list[str]:
     return _cells(head, rows, cell)
 
 
-def _cycles(rows: Iterable[Row]) -> list[str]:
+def _cycles(rows: Iterable[LabeledRow]) -> list[str]:
     return _cells(
         "cycles", rows, lambda each: between(each["cycles"]["low"], each["cycles"]["high"])
     )
 
 
-def _ratio(base: str, rows: Iterable[Row]) -> list[str]:
+def _ratio(base: str, rows: Iterable[LabeledRow]) -> list[str]:
     def cell(each: Mapping[str, Any]) -> str:
         low, high = each["ratio_low"].get(base), each["ratio"].get(base)
         return "–" if high is None else between(low, high, ",.2f")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from laconic.analysis.baseline import ENCLAVE, Key, RunFigures, Tally
+from laconic.analysis.baseline import ENCLAVE, Key, KeyTally, RunFigures
 from laconic.analysis.callers import (
     AROUND,
     CALLS,
@@ -205,7 +205,7 @@ def subject_of(key: Key, kind: str) -> str:
     return f"{key.call} from {function}{f' ({module})' if module else ''}"
 
 
-def _span(tally: Tally) -> CycleSpan:
+def _span(tally: KeyTally) -> CycleSpan:
     return CycleSpan(tally.cycles_low, tally.cycles)
 
 
@@ -217,12 +217,14 @@ def _cost(span: CycleSpan) -> str:
 
 
 #: The figures of a run, and its stacks, if they come from a trace.
-Run = tuple[RunFigures, Stacks | None]
+RunWithStacks = tuple[RunFigures, Stacks | None]
 #: The number of frames of a stack that are shown.
 _FRAMES = 4
 
 
-def as_text(found: Difference, width: int = 80, limit: int = 10, runs: Sequence[Run] = ()) -> str:
+def as_text(
+    found: Difference, width: int = 80, limit: int = 10, runs: Sequence[RunWithStacks] = ()
+) -> str:
     """Return the headline, the figures of both runs, the calls that differ, and the sites:
     regressions, then improvements. A site's stack is that of the last of `runs` that has one."""
     total = found.total
@@ -315,7 +317,9 @@ def _by_call(calls: Iterable[Delta], width: int) -> list[str]:
     ]
 
 
-def _by_site(found: Difference, width: int, limit: int, runs: Sequence[Run]) -> Iterator[str]:
+def _by_site(
+    found: Difference, width: int, limit: int, runs: Sequence[RunWithStacks]
+) -> Iterator[str]:
     ranked = found.ranked()
     worse = [delta for delta in ranked if delta.is_worse(found.sort)]
     better = [delta for delta in reversed(ranked) if not delta.is_worse(found.sort)]
@@ -336,7 +340,7 @@ def _by_site(found: Difference, width: int, limit: int, runs: Sequence[Run]) -> 
             yield f"  and {len(deltas) - limit:,} more (--limit, --json)"
 
 
-def _place_lines(key: Key, runs: Sequence[Run], width: int) -> Iterator[str]:
+def _place_lines(key: Key, runs: Sequence[RunWithStacks], width: int) -> Iterator[str]:
     # Return the place of a site: its stack, or its name if it has none.
     for figures, stacks in reversed(runs):
         stack = figures.stacks.get(key)
@@ -351,7 +355,7 @@ def _place_lines(key: Key, runs: Sequence[Run], width: int) -> Iterator[str]:
 
 
 def what_changed(
-    delta: Delta, whole: bool, unit: numbers.Unit | None = None, before: Tally | None = None
+    delta: Delta, whole: bool, unit: numbers.Unit | None = None, before: KeyTally | None = None
 ) -> str:
     """Return the change of one site, as text: what did not change is left out. `before` is the
     first run's total; the change of the cost is shown as a part of it."""
@@ -373,7 +377,7 @@ def what_changed(
                 f"{signed(change)} {noun} ({getattr(delta.was, what):,} -> "
                 f"{getattr(delta.now, what):,})"
             )
-    new = ", new" if delta.was == Tally() else ", gone" if delta.now == Tally() else ""
+    new = ", new" if delta.was == KeyTally() else ", gone" if delta.now == KeyTally() else ""
     label = delta.key.call if delta.kind == SITE else subject(delta)
     return f"{label}: {', '.join(parts)}{new}"
 

@@ -132,11 +132,11 @@ def _shared(flame: Flame) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class _Box:
+class _FrameBox:
     # One box, and the boxes below it.
     flame: Flame
     weight: int = 0
-    below: dict[tuple[str, str, str], _Box] = field(default_factory=dict)
+    below: dict[tuple[str, str, str], _FrameBox] = field(default_factory=dict)
 
 
 def as_svg(flames: Flames) -> str:
@@ -165,14 +165,14 @@ def as_svg(flames: Flames) -> str:
     )
 
 
-def _tree(flames: Flames) -> tuple[_Box, int]:
-    root, height = _Box(Flame("all", kind="call")), 1
+def _tree(flames: Flames) -> tuple[_FrameBox, int]:
+    root, height = _FrameBox(Flame("all", kind="call")), 1
     for stack, weight in flames.stacks.items():
         root.weight += weight
         box = root
         for flame in stack:
             key = flame.name, flame.module, flame.kind
-            box = box.below.setdefault(key, _Box(flame))
+            box = box.below.setdefault(key, _FrameBox(flame))
             if box.flame != flame:
                 box.flame = box.flame._replace(line=0)  # more than one of its lines makes calls
             box.weight += weight
@@ -180,7 +180,9 @@ def _tree(flames: Flames) -> tuple[_Box, int]:
     return root, height if root.weight else 0
 
 
-def _draw(root: _Box, left: float, top: float, flames: Flames, say: Callable[[str], None]) -> int:
+def _draw(
+    root: _FrameBox, left: float, top: float, flames: Flames, say: Callable[[str], None]
+) -> int:
     # Without recursion, because stacks may be deeper than Python's own.
     left_out = 0
     waiting = [(root, left, top)] if root.weight else []
@@ -199,7 +201,7 @@ def _draw(root: _Box, left: float, top: float, flames: Flames, say: Callable[[st
     return left_out
 
 
-def _box(box: _Box, x: float, y: float, width: float, total: int, flames: Flames) -> str:
+def _box(box: _FrameBox, x: float, y: float, width: float, total: int, flames: Flames) -> str:
     flame = box.flame
     module = f" ({flame.module})" if flame.module and flame.module != flame.name else ""
     line = f" {flame.file.rsplit('/', 1)[-1]}:{flame.line}" if flame.line else ""

@@ -8,4 +8,4 @@ from laconic.memory.space import AddressSpace
 
 def as_text(space: AddressSpace) -> str:
     """Return the VMAs, one per line, as the kernel prints them. O(VMAs)."""
-    return maps_text(space)
+    return maps_text(space.vmas, space.heap)

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.compare import Compared
+from laconic.analysis.schemas import Json
 from laconic.replay.engine import Measured
+from laconic.report.numbers import low_to_high
 from laconic.report.tables import between, tables
 from laconic.sgx.meter import Counts
 
-Json = dict[str, Any]
 #: Each of SGX's counters, and the modeled counts that memory calls contribute to it.
 CAUSES: Mapping[str, tuple[str, ...]] = {
     "eenters": ("host_calls", "exceptions"),
@@ -94,11 +95,9 @@ def _shares(figures: Mapping[str, Any]) -> str:
         count = total[counter]
         share = "no share is defined"
         if count:
-            share = f"{between(100 * low / count, 100 * high / count, '.1f', ' to ')} %"
+            share = f"{low_to_high(100 * low / count, 100 * high / count, '.1f')} %"
         excess = excess or low > count
-        parts.append(
-            f"{between(low, high, separator=' to ')} of the {count:,} {_NAMES[counter]} ({share})"
-        )
+        parts.append(f"{low_to_high(low, high)} of the {count:,} {_NAMES[counter]} ({share})")
     text = (
         "If the program ran in Gramine with sgx.edmm_enable, its memory calls account for "
         f"{' and '.join(parts)}. The other EEXITs are OCALLs for files, sockets, locks, the log "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from laconic.memory.flags import PAGE_SIZE
-from laconic.trace.numbers import Unit, cycles, digits, span, unit
+from laconic.trace.numbers import Unit, cycles, digits, ends_text, low_to_high, span, unit
 
 __all__ = [
     "CLOCK",
@@ -11,6 +11,8 @@ __all__ = [
     "change",
     "cycles",
     "digits",
+    "ends_text",
+    "low_to_high",
     "seconds",
     "share",
     "size",
@@ -52,7 +54,7 @@ def seconds(low: float, high: float) -> str:
         if high / CLOCK >= size / 10 or letter == "ns":
             break
     first, last = digits(low / CLOCK / size), digits(high / CLOCK / size)
-    return f"{first if first == last else f'{first}–{last}'} {letter}"
+    return f"{ends_text(first, last)} {letter}"
 
 
 def size(pages: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from laconic.analysis.neighbourhood import Run
 from laconic.memory.flags import PAGE_SHIFT, VM_MAY_RWX, VM_MAYSHARE, VM_PROT, VM_SHARED, flag_names
+from laconic.memory.rangemap import range_text
 from laconic.memory.vma import Vma
 from laconic.report.names import columns
 from laconic.report.text import plain
@@ -74,7 +75,7 @@ def _count(run: Run) -> str:
 
 
 def _lines(run: Run, letters: dict[Vma, str], room: int, width: int) -> Iterator[str]:
-    where = f"{run.start:012x}-{run.end:012x} {_count(run):>{room}}"
+    where = f"{range_text(run.start, run.end, '012x')} {_count(run):>{room}}"
     front = f"{_mark(run)} {_sign(run, run.before, letters)} {where}  "
     if run.left_out:
         yield f"{front}{run.left_out:,} runs that are not shown"

@@ -10,6 +10,7 @@ from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
 from laconic.memory.ledger import Ledger
+from laconic.report.numbers import low_to_high
 from laconic.report.tables import tally
 from laconic.trace.words import plural
 
@@ -59,16 +60,11 @@ def as_json(
 _COLUMNS = ("calls", "host_calls", "elided", "narrowed", "failed")
 
 
-def _cell(column: str, count: int, uncertain: int) -> str:
+def cell(column: str, count: int, uncertain: int) -> str:
+    """Return a count as text; `uncertain` calls may have been elided or not."""
     if column == "host_calls":
-        return _span(count - uncertain, count)
-    return _span(count, count + uncertain) if column == "elided" else f"{count:,}"
-
-
-def _span(low: float, high: float, form: str = ",") -> str:
-    # Return one number if both ends look alike, otherwise a range.
-    first, last = f"{low:{form}}", f"{high:{form}}"
-    return first if first == last else f"{first} to {last}"
+        return low_to_high(count - uncertain, count)
+    return low_to_high(count, count + uncertain) if column == "elided" else f"{count:,}"
 
 
 def _changed(changes: Mapping[str, int]) -> str:
@@ -101,7 +97,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     imagined = figures["strategy"] == "observe" or trace.get("source", "run") != "run"
     would = " would have been made" if imagined else ""
     share = (
-        f" ({_span(100 * elided / calls, 100 * (elided + open_) / calls, '.1f')} %)"
+        f" ({low_to_high(100 * elided / calls, 100 * (elided + open_) / calls, '.1f')} %)"
         if calls
         else ""
     )
@@ -109,8 +105,8 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     ending = "" if host_calls == 1 else "s"
     lines = _wrapped(
         f"laconic: {plural(calls, 'memory call')} in {processes}: "
-        f"{_span(host_calls - open_, host_calls)} host call{ending}{would}, "
-        f"{_span(elided, elided + open_)} elided{share}",
+        f"{low_to_high(host_calls - open_, host_calls)} host call{ending}{would}, "
+        f"{low_to_high(elided, elided + open_)} elided{share}",
         width,
     )
     if calls:
@@ -147,6 +143,6 @@ def _table(
     total = {column: sum(line[column] for line in by_call.values()) for column in _COLUMNS}
     rows = [["memory call", *(column.replace("_", " ") for column in _COLUMNS)]]
     for name, line in by_count:
-        rows.append([name, *(_cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS)])
-    rows.append(["total", *(_cell(c, total[c], sum(uncertain.values())) for c in _COLUMNS)])
+        rows.append([name, *(cell(c, line[c], uncertain.get(name, 0)) for c in _COLUMNS)])
+    rows.append(["total", *(cell(c, total[c], sum(uncertain.values())) for c in _COLUMNS)])
     return tally(rows, width)

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.schemas import SCHEMAS
-from laconic.report.run import _cell
-from laconic.report.tables import tables
+from laconic.analysis.sweep import SweepRow
+from laconic.report.run import cell
+from laconic.report.tables import between, tables
 from laconic.sgx.meter import THINGS
 from laconic.trace.words import plural
 
-Row = Mapping[str, Any]
 _SUMS = ("calls", "host_calls", "elided", "narrowed", "failed", "uncertain")
 #: The counters of enclaves; the table shows the first two and the cycles.
 _ENCLAVES = (
@@ -27,7 +27,7 @@ _LISTED = 20
 
 
 def as_json(
-    rows: Sequence[Row], output: str, kept: int, seconds: float, host: str = "linux"
+    rows: Sequence[SweepRow], output: str, kept: int, seconds: float, host: str = "linux"
 ) -> dict[str, Any]:
     """Return the figures of a sweep in the form that `--json` writes."""
     return {
@@ -59,17 +59,13 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     columns = [
         [
             key.replace("_", " "),
-            *(_cell(key, sums[key], sums.get("uncertain", 0)) for sums in found),
+            *(cell(key, sums[key], sums.get("uncertain", 0)) for sums in found),
         ]
         for key in ("traces", *(_SUMS[:-1] if linux else _ENCLAVES[:2]))
     ]
     if not linux:
-        columns.append(
-            [
-                "cycles",
-                *(f"{sums['cycles_low']:,.0f} – {sums['cycles_high']:,.0f}" for sums in found),
-            ]
-        )
+        cycles = (between(sums["cycles_low"], sums["cycles_high"], ",.0f") for sums in found)
+        columns.append(["cycles", *cycles])
     lines += tables("strategy", columns, [(name, None) for name in figures["strategies"]], width)
     if figures["incomplete"]:
         lines.append(
@@ -101,7 +97,7 @@ def query(output: str, linux: bool = True) -> str:
     )
 
 
-def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
+def _sums(rows: Iterable[SweepRow], names: Sequence[str]) -> dict[str, Counter[str]]:
     sums: dict[str, Counter[str]] = {}
     for row in rows:
         of_strategy = sums.setdefault(
@@ -112,7 +108,7 @@ def _sums(rows: Iterable[Row], names: Sequence[str]) -> dict[str, Counter[str]]:
     return dict(sorted(sums.items()))
 
 
-def _errors(errors: Iterable[Row]) -> Iterable[str]:
+def _errors(errors: Iterable[SweepRow]) -> Iterable[str]:
     # An unreadable trace is reported once, for any number of strategies.
     strategies: dict[tuple[str, str], list[str]] = {}
     for each in errors:

@@ -7,18 +7,19 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from laconic.trace.numbers import ends_text
+
 #: A table's row: its label, and the figures of one strategy; None for a heading.
-Row = tuple[str, Mapping[str, Any] | None]
+LabeledRow = tuple[str, Mapping[str, Any] | None]
 #: The maximum number of columns of a label.
 _LABEL = 28
 #: The minimum number of columns of a name in a tally.
 _NARROWEST = 4
 
 
-def between(low: float, high: float, form: str = ",", separator: str = " – ") -> str:
-    """Return a range of numbers; one number if both ends look alike."""
-    first, last = f"{low:{form}}", f"{high:{form}}"
-    return first if first == last else f"{first}{separator}{last}"
+def between(low: float, high: float, form: str = ",") -> str:
+    """Return a cell with a range of numbers; one number if both ends look alike."""
+    return ends_text(f"{low:{form}}", f"{high:{form}}", " – ")
 
 
 def tally(rows: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -41,7 +42,9 @@ def tally(rows: Sequence[Sequence[str]], width: int) -> list[str]:
     return lines
 
 
-def tables(label: str, columns: Sequence[list[str]], rows: Sequence[Row], width: int) -> list[str]:
+def tables(
+    label: str, columns: Sequence[list[str]], rows: Sequence[LabeledRow], width: int
+) -> list[str]:
     """Return lines of as many tables as are necessary to show every number whole in `width`
     columns. `columns` have a heading and one cell for each row; only the names of `rows` are used.
     O(cells)."""

@@ -177,11 +177,11 @@ class CallFrames:
         entry = self._entry(fde)
         if entry is None:
             return None
-        begin, size, cie, at, end = entry
-        if not begin <= pc < begin + size:
+        start, size, cie, at, end = entry
+        if not start <= pc < start + size:
             return None
         state = cie.initial.copy()
-        self._execute(state, cie, at, end, begin, pc)
+        self._execute(state, cie, at, end, start, pc)
         return CfiRow(state.register, state.offset, state.expression, state.registers, cie.signal)
 
     def scan(self) -> list[tuple[int, int]]:
@@ -234,12 +234,12 @@ class CallFrames:
             return None
         cie = self._cie(body - identity if self._eh else identity)
         at = body + wide
-        begin, at = encoded(cie.encoding, data, at, self._address)
+        start, at = encoded(cie.encoding, data, at, self._address)
         size, at = encoded(cie.encoding & 15, data, at, 0)
         if cie.augmented:
             length, at = uleb(data, at)
             at += length
-        return begin, size, cie, at, end
+        return start, size, cie, at, end
 
     def _cie(self, at: int) -> Cie:
         cie = self._cies.get(at)

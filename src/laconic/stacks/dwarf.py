@@ -39,7 +39,7 @@ class _Function(NamedTuple):
     die: Any
 
 
-class _Unit:
+class _CompileUnit:
     """One compilation unit: its functions and lines, read when first needed."""
 
     def __init__(self, dwarf: Any, cu: Any) -> None:
@@ -169,7 +169,7 @@ class Units:
         self.broken = False
         self._units: list[tuple[int, int, int]] = []
         self._starts: list[int] = []
-        self._known: dict[int, _Unit] = {}
+        self._known: dict[int, _CompileUnit] = {}
         self._dwarf: Any = None
         try:
             # A link to a supplementary file is relative to the file that contains the link.
@@ -202,7 +202,7 @@ class Units:
                 yield entry.begin_addr, entry.begin_addr + entry.length, entry.info_offset
         for cu in self._dwarf.iter_CUs():
             if cu.cu_offset not in covered:
-                for start, end in _Unit(self._dwarf, cu).ranges(cu.get_top_DIE()):
+                for start, end in _CompileUnit(self._dwarf, cu).ranges(cu.get_top_DIE()):
                     yield start, end, cu.cu_offset
 
     def find(self, address: int) -> list[Line]:
@@ -227,7 +227,7 @@ class Units:
             return []
         unit = self._known.get(offset)
         if unit is None:
-            unit = self._known[offset] = _Unit(self._dwarf, self._dwarf.get_CU_at(offset))
+            unit = self._known[offset] = _CompileUnit(self._dwarf, self._dwarf.get_CU_at(offset))
         number, line = unit.line(address)
         found = []
         for die in reversed(unit.chain(address)):

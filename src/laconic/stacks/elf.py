@@ -105,10 +105,10 @@ class Elf:
 
     def at(self, vaddr: int, size: int) -> bytes:
         """Return up to `size` bytes at an address, up to the end of its segment in the file."""
-        for kind, _, offset, begin, filesz, _ in self.segments:
-            if kind == PT_LOAD and begin <= vaddr < begin + filesz:
-                size = min(size, begin + filesz - vaddr, _MOST)
-                return self._read(vaddr if self._by_vaddr else offset + vaddr - begin, size)
+        for kind, _, offset, segment_start, filesz, _ in self.segments:
+            if kind == PT_LOAD and segment_start <= vaddr < segment_start + filesz:
+                size = min(size, segment_start + filesz - vaddr, _MOST)
+                return self._read(vaddr if self._by_vaddr else offset + vaddr - segment_start, size)
         return b""
 
     @cached_property

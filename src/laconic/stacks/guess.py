@@ -70,20 +70,21 @@ class ReturnAddresses:
         self._over.clear()
 
     def frame(
-        self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, low: int, high: int
+        self, tid: int, pc: int, leaf: bool, sp: int, rbp: int, stack_start: int, stack_end: int
     ) -> int | None:
         """Return the CFA of the function around `pc`; None if only its frame pointer can be used.
 
-        `leaf`: the function has called nothing. The stack from `low` to `high` is in the buffer of
-        `Memory`. O(1) for a program counter that was looked up before, otherwise O(words searched).
+        `leaf`: the function has called nothing. The stack from `stack_start` to `stack_end` is in
+        the buffer of `Memory`. O(1) for a program counter that was looked up before, otherwise
+        O(words searched).
         """
         stack = self._memory.words
-        end = min(sp + _REACH, high - 7)
+        end = min(sp + _REACH, stack_end - 7)
         chained = _NO
-        if sp <= rbp < sp + _FRAME and not (rbp - low) & 7:
-            here = rbp <= high - 16
+        if sp <= rbp < sp + _FRAME and not (rbp - stack_start) & 7:
+            here = rbp <= stack_end - 16
             word = (
-                stack[(rbp + 8 - low) >> 3]
+                stack[(rbp + 8 - stack_start) >> 3]
                 if here
                 else int.from_bytes(self._memory.read(tid, rbp + 8, 8), "little")
             )
@@ -93,8 +94,8 @@ class ReturnAddresses:
             if chained != _NO:
                 end = min(end, rbp + 8)
         size, tried = self._sizes.get(pc, 8), self._fruitless.get(pc, 0)
-        if sp + size <= high:
-            rank = self._leads(tid, stack[(sp + size - 8 - low) >> 3], pc)
+        if sp + size <= stack_end:
+            rank = self._leads(tid, stack[(sp + size - 8 - stack_start) >> 3], pc)
             if rank == _SURE:
                 return sp + size
             fits = rank != _NO if leaf else rank == _LIKELY and chained == _NO
@@ -104,7 +105,7 @@ class ReturnAddresses:
         end = min(end, sp + 8 * self.left)
         at = sp - 8
         for at in range(sp, end, 8) if tried < _PATIENCE else ():
-            rank = self._leads(tid, stack[(at - low) >> 3], pc)
+            rank = self._leads(tid, stack[(at - stack_start) >> 3], pc)
             if rank == _SURE:
                 if len(self._sizes) >= _KEPT:
                     self._sizes.clear()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
+from laconic.memory.rangemap import range_text
 from laconic.stacks.cfi import BY_CALL, CallFrames, Compact, compact, encoded
 from laconic.stacks.elf import PT_GNU_EH_FRAME, Elf, Malformed, Reader, file_reader
 from laconic.stacks.memory import Memory
@@ -311,7 +312,7 @@ def open_mapped(pid: int, mapping: Mapping) -> tuple[int, os.stat_result] | None
     # map_files requires CAP_CHECKPOINT_RESTORE; exe does not.
     for path in (
         whole,
-        f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}",
+        f"/proc/{pid}/map_files/{range_text(mapping.start, mapping.end)}",
         f"/proc/{pid}/exe",
     ):
         try:

@@ -293,16 +293,16 @@ class Interpreter:
         return not self.read and self._failures >= _FAILURES
 
     def activations(
-        self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
+        self, tid: int, thread_id: int, stack: memoryview, stack_start: int, stack_end: int
     ) -> list[Activation]:
         """Return the activations of a stopped thread, innermost first; empty if there are none, or
         if they cannot be read. `thread_id` is its pthread_self(), the register fs_base; `stack`
-        contains the words of its C stack from `low` to `high`.
+        contains the words of its C stack from `stack_start` to `stack_end`.
 
         Never raises. O(frames), and O(thread states) at a thread's first stack.
         """
         try:
-            found = self._activations(tid, thread_id, stack, low, high)
+            found = self._activations(tid, thread_id, stack, stack_start, stack_end)
         except (Malformed, IndexError, OverflowError, ValueError, struct.error):
             found = []
             self._failures += 1
@@ -326,7 +326,7 @@ class Interpreter:
         return Pieces(ranges) if len(ranges) <= _RANGES else None
 
     def _activations(
-        self, tid: int, thread_id: int, stack: memoryview, low: int, high: int
+        self, tid: int, thread_id: int, stack: memoryview, stack_start: int, stack_end: int
     ) -> list[Activation]:
         layout = self._layout
         if not self._find_state(tid, thread_id):
@@ -335,7 +335,9 @@ class Interpreter:
         cframe = 0
         if layout.cframe:
             cframe = frame
-            frame = self._stack_word(tid, cframe + layout.cframe_frame, stack, low, high)
+            frame = self._stack_word(
+                tid, cframe + layout.cframe_frame, stack, stack_start, stack_end
+            )
         has_entries = layout.frame_is_entry > 0
         size, unpack, window = self._frame_size, self._fields.unpack_from, self._window
         loaded = window.words
@@ -353,8 +355,8 @@ class Interpreter:
                 raise Malformed("the frames have no end")
             if base <= frame <= top:
                 code, previous, instruction, flags = unpack(loaded, frame - base)
-            elif low <= frame <= high - size:
-                code, previous, instruction, flags = unpack(stack, frame - low)
+            elif stack_start <= frame <= stack_end - size:
+                code, previous, instruction, flags = unpack(stack, frame - stack_start)
             else:
                 # The callers' frames precede it. Its page was touched already, so reading the rest
                 # of the page touches no new one.
@@ -372,7 +374,7 @@ class Interpreter:
                     places.append(cframe)
                     ends.append(len(pairs))
                     cframe = self._stack_word(
-                        tid, cframe + layout.cframe_previous, stack, low, high
+                        tid, cframe + layout.cframe_previous, stack, stack_start, stack_end
                     )
                     cframes.append(cframe)
                 if len(pairs) >= 2 * DEPTH:
@@ -388,16 +390,18 @@ class Interpreter:
             places.append(-1)
             ends.append(len(pairs))
         found: list[Activation] = []
-        begin = 0
+        start = 0
         for place, end in zip(places, ends, strict=True):
-            begun = [number for number in numbers[begin >> 1 : end >> 1] if number >= 0]
+            begun = [number for number in numbers[start >> 1 : end >> 1] if number >= 0]
             found.append((place, begun))
-            begin = end
+            start = end
         return found
 
-    def _stack_word(self, tid: int, address: int, stack: memoryview, low: int, high: int) -> int:
-        if low <= address <= high - 8:
-            word: int = _WORD.unpack_from(stack, address - low)[0]
+    def _stack_word(
+        self, tid: int, address: int, stack: memoryview, stack_start: int, stack_end: int
+    ) -> int:
+        if stack_start <= address <= stack_end - 8:
+            word: int = _WORD.unpack_from(stack, address - stack_start)[0]
             return word
         return self._word(tid, address)
 
@@ -506,9 +510,9 @@ class Interpreter:
         module = self._tables.modules.number(Module(PYTHON, filename, name=name))
         code = PythonCode(module, first_line, table, instructions, instructions + 2 * max(first, 0))
         # The bytes from the first line to the line table do not change while the code object lives.
-        begin, end = layout.code_line & -8, layout.code_lines + 8
-        code.ranges.append((address + begin, end - begin))
-        code.contents = data[begin:end]
+        start, end = layout.code_line & -8, layout.code_lines + 8
+        code.ranges.append((address + start, end - start))
+        code.contents = data[start:end]
         if not layout.versioned:
             for place, size in (
                 (_word(data, layout.code_filename), file_size),
@@ -540,14 +544,14 @@ class Interpreter:
         kind, is_compact, is_ascii = state >> 2 & 7, state >> 5 & 1, state >> 6 & 1
         if not is_compact or kind not in (1, 2, 4):
             raise Malformed("no compact str")
-        begin = self._layout.text if is_ascii else self._layout.wide
-        size = begin + min(length, _NAME) * kind
+        start = self._layout.text if is_ascii else self._layout.wide
+        size = start + min(length, _NAME) * kind
         if len(head) < size:
             head = self._memory.read(tid, address, size)
             if len(head) < size:
                 raise Malformed("a str is not there")
         codec = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[kind]
-        text = head[begin:size].decode(codec, "replace")
+        text = head[start:size].decode(codec, "replace")
         # A file's name may have bytes that are not UTF-8 (surrogateescape).
         return text.encode("utf-8", "backslashreplace").decode("utf-8"), size
 

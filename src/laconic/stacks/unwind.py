@@ -139,11 +139,11 @@ class Space:
         self._calls.left = BUDGET
         rules, memory, stack = self._rules, self._memory, self._memory.words
         sp, rbp, key = words[_RSP_WORD], words[_RBP_WORD], ~words[_RIP_WORD]
-        low, high = self._window(tid, sp)
+        stack_start, stack_end = self._window(tid, sp)
         passed: list[Rule] = []
         cfas: list[int] = []
         guesses: list[int] = []
-        state: _Registers | None = None
+        state: _FrameRegisters | None = None
         for _ in range(self._depth):
             rule = rules.get(key) or self._rule(key, tid)
             if rule is None:
@@ -159,35 +159,35 @@ class Space:
                 found = None
                 if shape == GUESS:
                     found = self._calls.frame(
-                        tid, ~key if key < 0 else key, key < 0, sp, rbp, low, high
+                        tid, ~key if key < 0 else key, key < 0, sp, rbp, stack_start, stack_end
                     )
                 if found is not None:
-                    key = stack[(found - low >> 3) - 1] - 1
+                    key = stack[(found - stack_start >> 3) - 1] - 1
                     sp = found
                     cfas.append(found)
                     continue
                 cfa = rbp + 16
             elif shape == BY_ROW:
                 if state is None:
-                    state = _Registers(words, memory, tid)
+                    state = _FrameRegisters(words, memory, tid)
                 step = state.step(rule, passed, cfas, sp, rbp, ~key if key < 0 else key + 1)
                 if step is None:
                     break
                 cfa, sp, rbp, key = step
                 cfas.append(cfa)
-                if not low <= sp < high:
-                    low, high = self._window(tid, sp)
+                if not stack_start <= sp < stack_end:
+                    stack_start, stack_end = self._window(tid, sp)
                 continue
             else:
                 break
-            if not sp < cfa <= high:
+            if not sp < cfa <= stack_end:
                 if cfa <= sp:
                     break
                 # The registers that the frame has saved are near its end.
-                low, high = self._window(tid, max(sp, cfa - 1024))
-                if cfa > high:
+                stack_start, stack_end = self._window(tid, max(sp, cfa - 1024))
+                if cfa > stack_end:
                     break
-            index = (cfa - low) >> 3
+            index = (cfa - stack_start) >> 3
             key = stack[index - 1] - 1
             if rule[2]:
                 rbp = stack[index + rule[2]]
@@ -199,7 +199,7 @@ class Space:
             if place < len(frames):
                 frames[place] = self.modules.tables.guessed(frames[place])
         if is_inside:
-            return self._recall(tid, words, frames, cfas, low, high)
+            return self._recall(tid, words, frames, cfas, stack_start, stack_end)
         return (*frames, 0) if len(frames) >= self._depth else tuple(frames)
 
     def _recall(
@@ -208,8 +208,8 @@ class Space:
         words: Sequence[int],
         frames: list[int],
         cfas: Sequence[int],
-        low: int,
-        high: int,
+        stack_start: int,
+        stack_end: int,
     ) -> tuple[int, ...]:
         # Return the stack with its Python frames. Stacks recur: for a stack that has occurred
         # twice, the memory that it was read from is kept, and from then on only compared, by one
@@ -224,7 +224,7 @@ class Space:
         elif len(self._repeated) >= _REPEATED:
             self._repeated.clear()
         count = interpreter.read
-        merged = self._with_python(tid, words, frames, cfas, low, high)
+        merged = self._with_python(tid, words, frames, cfas, stack_start, stack_end)
         if len(frames) >= self._depth or len(merged) > self._depth:
             return (*merged[: self._depth], 0)
         stack = tuple(merged)
@@ -244,13 +244,15 @@ class Space:
         words: Sequence[int],
         frames: list[int],
         cfas: Sequence[int],
-        low: int,
-        high: int,
+        stack_start: int,
+        stack_end: int,
     ) -> list[int]:
         # Return the stack with Python frames instead of the C frames that run them.
         interpreter, stack = self._interpreter, self._memory.words
         assert interpreter is not None
-        activations = interpreter.activations(tid, words[_FS_BASE_WORD], stack, low, high)
+        activations = interpreter.activations(
+            tid, words[_FS_BASE_WORD], stack, stack_start, stack_end
+        )
         if interpreter.is_hopeless:
             self._give_up(interpreter)
         merged: list[int] = []
@@ -294,11 +296,11 @@ class Space:
         # Read the stack around sp; return the start and end of what was read. In a function's last
         # instructions its CFI may say that a register is saved where it has just been popped from:
         # below rsp.
-        low = max(sp - FAST_SAVED, 0)
-        done = self._memory.load(tid, low)
+        start = max(sp - FAST_SAVED, 0)
+        done = self._memory.load(tid, start)
         if done <= FAST_SAVED:
-            low, done = sp, self._memory.load(tid, sp)
-        return low, low + done
+            start, done = sp, self._memory.load(tid, sp)
+        return start, start + done
 
     def addresses(self, frame: int) -> set[int]:
         """Return the addresses of a frame in this process now: one for each place at which its file
@@ -404,7 +406,7 @@ class Space:
         self._interpreters[key] = self._interpreter = interpreter
 
 
-class _Registers:
+class _FrameRegisters:
     """All registers of one walk, for frames that need more than rsp and rbp: reconstructed from the
     frames that were passed."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # `laconic run --help` lists the strategies, and must not wai
 SGX2, LINUX, GRAMINE = "sgx2", "linux", "gramine"
 
 
-class _Entry(NamedTuple):
+class _Registered(NamedTuple):
     # The location of a strategy's class, and the hosts for which it has a rule.
     place: str
     hosts: tuple[str, ...]
@@ -34,12 +34,12 @@ class _Entry(NamedTuple):
 
 #: Each strategy, in the order in which tables show them.
 _REGISTRY = {
-    "every-call": _Entry("every_call:EveryCall", (SGX2, LINUX, GRAMINE)),
-    "skip-equal": _Entry("skip_equal:SkipEqual", (SGX2, LINUX, GRAMINE)),
-    "classify": _Entry("classify:Classify", (SGX2, LINUX)),
-    "laconic": _Entry("laconic:Laconic", (SGX2, LINUX)),
-    "sgx-emm": _Entry("sgx_emm:SgxEmm", (SGX2,)),
-    "edmm-tuned": _Entry("edmm_tuned:EdmmTuned", (SGX2,)),
+    "every-call": _Registered("every_call:EveryCall", (SGX2, LINUX, GRAMINE)),
+    "skip-equal": _Registered("skip_equal:SkipEqual", (SGX2, LINUX, GRAMINE)),
+    "classify": _Registered("classify:Classify", (SGX2, LINUX)),
+    "laconic": _Registered("laconic:Laconic", (SGX2, LINUX)),
+    "sgx-emm": _Registered("sgx_emm:SgxEmm", (SGX2,)),
+    "edmm-tuned": _Registered("edmm_tuned:EdmmTuned", (SGX2,)),
 }
 NAMES = tuple(_REGISTRY)
 

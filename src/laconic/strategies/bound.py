@@ -18,7 +18,7 @@ from laconic.libos.strategy import MemoryCall, Strategy
 from laconic.libos.touches import CLEAN, OWN, Touches
 from laconic.memory.change import EXTEND, FILE, RESTRICT, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_IO, VM_MAYSHARE, VM_PFNMAP, VM_WIPEONFORK
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import Range, RangeMap
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.sgx.costs import CostProfile
@@ -39,7 +39,6 @@ from laconic.strategies.pagefloor import (
 
 #: The value of a page run: the call in which its pages were last live, and the open choices.
 Value = tuple[int, PageShape]
-Run = tuple[int, int]
 _WORK = UNMAP | FILE | EXTEND | RESTRICT | ZERO
 #: Pages of a thread's stack in the library OS, without its guard page (Gramine's libos_thread.c).
 _THREAD_STACK = 7
@@ -75,7 +74,7 @@ class Bound(Strategy):
         self, meter: Meter, space: AddressSpace, touches: Touches, floor: PageFloor
     ) -> None:
         super().__init__(meter, space, touches)
-        self.hears_all = False
+        self.needs_unchanged = False
         self.floor = floor
         #: Pages that are live or have open choices. Other pages are not stored, so a reservation
         #: costs nothing.
@@ -104,8 +103,8 @@ class Bound(Strategy):
         if file:
             self._read(vma)
         entered = 0
-        for begin, stop, value in self.pages.runs(start, end):
-            pages = stop - begin >> PAGE_SHIFT
+        for run_start, run_end, value in self.pages.runs(start, end):
+            pages = run_end - run_start >> PAGE_SHIFT
             if value is None:
                 self._enter(floor.commit(prot, file), pages)
             elif value[1] is floor.live:
@@ -130,7 +129,7 @@ class Bound(Strategy):
             return  # the contents may stay
         self._now += 1
         moved = self._moved(changes) if name == "mremap" else ()
-        work = _Work(self)
+        work = _CallWork(self)
         for kind, start, end, wanted, held, source in changes:
             if held is None or not kind & _WORK:
                 continue
@@ -148,8 +147,10 @@ class Bound(Strategy):
                     event |= KEEPS
                 elif wanted.file is not None:
                     # A page of the file that was only read still has the file's contents.
-                    for begin, stop, how in self.touches.pages.runs(start, end):
-                        work.step(begin, stop, event | KEEPS if how == CLEAN else event, wanted)
+                    for run_start, run_end, how in self.touches.pages.runs(start, end):
+                        work.step(
+                            run_start, run_end, event | KEEPS if how == CLEAN else event, wanted
+                        )
                     continue
             elif wanted.is_from_disk:
                 event |= FROM_FILE
@@ -172,8 +173,8 @@ class Bound(Strategy):
         eager = self.floor.eager
         if wanted is not None and eager and (eager != OTHER or kind & FILE):
             return False
-        _, stop, value = self.pages.find(start)
-        return value is None and end <= stop
+        _, run_end, value = self.pages.find(start)
+        return value is None and end <= run_end
 
     def _moved(self, changes: Iterable[Change]) -> list[tuple[int, int, bool]]:
         # Return the new ranges of live pages that mremap moves, and whether pages may exist there.
@@ -182,16 +183,16 @@ class Bound(Strategy):
         for _, start, end, _, _, source in changes:
             if source is not None:
                 by = start - source
-                for begin, stop, value in self.pages.runs(source, source + end - start):
+                for run_start, run_end, value in self.pages.runs(source, source + end - start):
                     if value is not None and value[1] is self.floor.live:
-                        places.append((begin + by, stop + by))
+                        places.append((run_start + by, run_end + by))
         moved = []
         for start, end in places:
-            for begin, stop, value in list(self.pages.runs(start, end)):
+            for run_start, run_end, value in list(self.pages.runs(start, end)):
                 if value is not None:
-                    self._leave(begin, stop, value, self.floor.end(value[1]))
-                    self.pages.set(begin, stop, None)
-                moved.append((begin, stop, value is not None))
+                    self._leave(run_start, run_end, value, self.floor.end(value[1]))
+                    self.pages.set(run_start, run_end, None)
+                moved.append((run_start, run_end, value is not None))
         return moved
 
     # Counting
@@ -248,12 +249,12 @@ class Bound(Strategy):
         for start, end, value in list(self.pages):
             if value[1] is not self.floor.live:
                 continue
-            for begin, stop, vma in space.vmas.runs(start, end):
+            for vma_start, vma_end, vma in space.vmas.runs(start, end):
                 if vma is None or vma.flags & (VM_WIPEONFORK | VM_IO | VM_PFNMAP):
                     continue
-                for low, high, how in self.touches.pages.runs(begin, stop):
+                for run_start, run_end, how in self.touches.pages.runs(vma_start, vma_end):
                     if how == OWN or (how and vma.file is None):
-                        sent += child._receive(low, high, permissions(vma.flags))
+                        sent += child._receive(run_start, run_end, permissions(vma.flags))
         if sent:
             self.meter.counts.host_calls += 2
         return child
@@ -303,7 +304,7 @@ class Bound(Strategy):
         self._committed = 0
 
 
-class _Work:
+class _CallWork:
     """The effects of one call on the pages of a bound, which are written only after all of them are
     known."""
 
@@ -313,9 +314,9 @@ class _Work:
         self.bound = bound
         self.writes: list[tuple[int, int, Value | None]] = []
         #: Live pages that require an ioctl: the runs of each kind, in ascending order.
-        self.trimmed: list[Run] = []
-        self.restricted: list[Run] = []
-        self.either: list[Run] = []
+        self.trimmed: list[Range] = []
+        self.restricted: list[Range] = []
+        self.either: list[Range] = []
         #: True if contents died: other live pages may then be trimmed as well.
         self.died = False
         #: The needs of pages that were live earlier: since which call, and how many host calls.
@@ -325,25 +326,25 @@ class _Work:
         """Unmap pages; live pages are released within the call."""
         bound = self.bound
         live = bound.floor.live
-        for begin, stop, value in bound.pages.runs(start, end):
+        for run_start, run_end, value in bound.pages.runs(start, end):
             if value is None:
                 continue
             since, shape = value
             if shape is live:
-                bound._leave(begin, stop, value, TRIM)
-                self.trimmed.append((begin, stop))
+                bound._leave(run_start, run_end, value, TRIM)
+                self.trimmed.append((run_start, run_end))
             else:
-                bound._leave(begin, stop, value, bound.floor.unmap(shape))
+                bound._leave(run_start, run_end, value, bound.floor.unmap(shape))
                 if shape.dead:
                     self.needs.append((since, 2))
-            self.writes.append((begin, stop, None))
+            self.writes.append((run_start, run_end, None))
 
     def step(self, start: int, end: int, event: int, wanted: Vma) -> None:
         """Give pages other permissions or contents."""
         bound = self.bound
         floor, eager = bound.floor, bound.floor.eager
         self.died |= bool(event & DIES)
-        for begin, stop, value in bound.pages.runs(start, end):
+        for run_start, run_end, value in bound.pages.runs(start, end):
             if value is not None:
                 since, shape = value
             elif event & eager:
@@ -352,21 +353,21 @@ class _Work:
                 continue
             step = floor.step(shape, event)
             if step.tally:
-                bound._enter(step.tally, stop - begin >> PAGE_SHIFT)
+                bound._enter(step.tally, run_end - run_start >> PAGE_SHIFT)
             if shape is floor.live:
                 if step.host_calls:
-                    self._live(begin, stop, step)
+                    self._live(run_start, run_end, step)
                 since = bound._now
             elif step.host_calls:
                 self.needs.append((since, step.host_calls))
             if step.shape is not floor.live:
                 if shape is floor.live:
-                    bound._leave(begin, stop, bound._live, ())
+                    bound._leave(run_start, run_end, bound._live, ())
                 after = (
                     None if step.shape is None or step.shape is floor.fresh else (since, step.shape)
                 )
                 if after != value:
-                    self.writes.append((begin, stop, after))
+                    self.writes.append((run_start, run_end, after))
 
     def _live(self, start: int, end: int, step: PageStep) -> None:
         runs = (
@@ -389,7 +390,7 @@ class _Work:
         for start, end, value in self.writes:
             bound.pages.set(start, end, value)
 
-    def _ioctls(self, runs: list[Run], kind: int) -> int:
+    def _ioctls(self, runs: list[Range], kind: int) -> int:
         # An ioctl covers one page run, and fails at an uncommitted page. Runs separated by such a
         # page therefore need separate ioctls if committing the page would cost more than an ioctl.
         if len(runs) < 2 or not self.bound.floor.separate[kind]:

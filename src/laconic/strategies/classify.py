@@ -78,7 +78,7 @@ class Classify(Strategy):
         pal_type: type[Edmm] = Edmm,
     ) -> None:
         super().__init__(meter, space, touches)
-        self.hears_all = False
+        self.needs_unchanged = False
         self.sync = sync
         self.pal_type = pal_type
         self.pal = self.make_pal(meter)
@@ -154,10 +154,10 @@ class Classify(Strategy):
         # pages (move_ptes).
         advice = call.args[2] if call.name == "madvise" else None
         moved = [
-            (begin + change.start - change.source, stop + change.start - change.source)
+            (run_start + change.start - change.source, run_end + change.start - change.source)
             for change in call.changes
             if change.source is not None
-            for begin, stop, guard in self.guards.runs(
+            for run_start, run_end, guard in self.guards.runs(
                 change.source, change.source + change.end - change.start
             )
             if guard
@@ -299,12 +299,12 @@ class Classify(Strategy):
     def commit(self, start: int, end: int, vma: Vma) -> None:
         """Commit pages that do not exist, with their contents; guard regions are skipped.
         O(log n)."""
-        for begin, stop, guard in (
+        for run_start, run_end, guard in (
             self.guards.runs(start, end) if self.guards.count else [(start, end, None)]
         ):
             if not guard:
-                self.pal.commit(begin, stop, permissions(vma.flags), contents=self.host(vma))
-                self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
+                self.pal.commit(run_start, run_end, permissions(vma.flags), contents=self.host(vma))
+                self.meter.counts.untouched_pages += run_end - run_start >> PAGE_SHIFT
 
     def host(self, vma: Vma) -> bool:
         """Return whether pages of `vma` have a file's contents; if so, let the host map the file.
@@ -342,43 +342,43 @@ class Classify(Strategy):
         """Give the committed pages, which are writable, the contents of a new mapping.
         O(log n + k)."""
         meter = self.meter
-        for begin, stop, prot in self.pal.committed.runs(start, end):
+        for run_start, run_end, prot in self.pal.committed.runs(start, end):
             if prot is not None:
                 if self.host(vma):
-                    meter.copy(stop - begin >> PAGE_SHIFT)
+                    meter.copy(run_end - run_start >> PAGE_SHIFT)
                 else:
-                    meter.zero(begin, stop)
-                meter.counts.untouched_pages += self.touches.count(begin, stop)
+                    meter.zero(run_start, run_end)
+                meter.counts.untouched_pages += self.touches.count(run_start, run_end)
 
     def move(self, start: int, end: int, vma: Vma, source: int) -> None:
         """Give pages the contents of those at `source`, and then release the latter.
         O(log n + k)."""
         prot, by, meter = permissions(vma.flags), start - source, self.meter
-        for begin, stop, had in list(self.pal.committed.runs(source, source + end - start)):
+        for run_start, run_end, had in list(self.pal.committed.runs(source, source + end - start)):
             if had is None:
                 continue
             if not had & PROT_READ:
                 # EACCEPTCOPY must read the source, so an unreadable page is made readable
                 # temporarily; no other path does this.
-                meter.counts.open_windows += stop - begin >> PAGE_SHIFT
-                self.pal.protect([(begin, stop, had | PROT_READ)])
-            self.pal.commit(begin + by, stop + by, prot, source=begin)
+                meter.counts.open_windows += run_end - run_start >> PAGE_SHIFT
+                self.pal.protect([(run_start, run_end, had | PROT_READ)])
+            self.pal.commit(run_start + by, run_end + by, prot, source=run_start)
             if (
                 not had & PROT_READ
                 and vma.flags & VM_MAYSHARE
-                and self.space.vmas.get(begin) is not None
+                and self.space.vmas.get(run_start) is not None
             ):
-                self.pal.protect([(begin, stop, had)])  # the source stays (MREMAP_DONTUNMAP)
+                self.pal.protect([(run_start, run_end, had)])  # the source stays (MREMAP_DONTUNMAP)
 
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """Handle first touches: the enclave's page-fault handler commits uncommitted pages, page by
         page. O(log n + k)."""
         committed = self.pal.committed
-        _, stop, prot = committed.find(start)
-        if prot is None or stop < end:
-            for begin, stop, prot in list(committed.runs(start, end)):
+        _, run_end, prot = committed.find(start)
+        if prot is None or run_end < end:
+            for run_start, run_end, prot in list(committed.runs(start, end)):
                 if prot is None:
-                    self.fault(begin, stop, vma)
+                    self.fault(run_start, run_end, vma)
         self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
     def page_fault(self, address: int, access: int) -> int:
@@ -435,15 +435,15 @@ class Classify(Strategy):
         # Send the child the committed pages whose contents are nowhere else. Pages with a file's
         # contents are read from the file again.
         prot, sent = permissions(vma.flags), 0
-        for begin, stop, had in self.pal.committed.runs(start, end):
+        for run_start, run_end, had in self.pal.committed.runs(start, end):
             if had is None:
                 continue
-            for low, high, how in self.touches.pages.runs(begin, stop):
+            for part_start, part_end, how in self.touches.pages.runs(run_start, run_end):
                 if how == OWN or (how and vma.file is None):
-                    child.pal.commit(low, high, prot, contents=True)
-                    sent += high - low >> PAGE_SHIFT
+                    child.pal.commit(part_start, part_end, prot, contents=True)
+                    sent += part_end - part_start >> PAGE_SHIFT
                 elif self.eager:
-                    child.map(low, high, vma)
+                    child.map(part_start, part_end, vma)
         return sent
 
     def thread(self) -> None:
@@ -455,11 +455,11 @@ class Classify(Strategy):
         if self.threads == self.slots:
             at = _INTERNAL + self.slots * _SLOT
             tcs = at + 2 * PAGE + THREAD_STACK
-            for begin, stop, prot in list(
+            for start, end, prot in list(
                 self.pal.committed.runs(at + PAGE, at + PAGE + THREAD_STACK)
             ):
                 if prot is None:
-                    self.pal.commit(begin, stop, RW)
+                    self.pal.commit(start, end, RW)
             self.pal.add_tcs(tcs)
             self.slots += 1
         self.threads += 1  # a free slot of an ended thread is used first

@@ -142,7 +142,9 @@ class TunedPal:
 
     def runs(self, start: int, end: int) -> list[Range]:
         """Return the maximal runs of committed pages in `[start, end)`."""
-        return join_ranges((begin, stop) for begin, stop, _ in self.committed.parts(start, end))
+        return join_ranges(
+            (run_start, run_end) for run_start, run_end, _ in self.committed.parts(start, end)
+        )
 
     # Allocation
 
@@ -156,22 +158,25 @@ class TunedPal:
             opened = prot & RW != RW
             at_first = prot | RW
         changes: list[tuple[int, int, int]] = []
-        for begin, stop, had in list(vmas.runs(start, end)):
+        for run_start, run_end, had in list(vmas.runs(start, end)):
             if had is not None:
-                changes += [(low, high, had) for low, high in self._without_preheated(begin, stop)]
+                changes += [
+                    (part_start, part_end, had)
+                    for part_start, part_end in self._without_preheated(run_start, run_end)
+                ]
                 continue
-            self._preheat(begin, stop)
-            for low, high in self._without_preheated(begin, stop):
-                for bottom, top in self._from_pool(low, high, changes):
+            self._preheat(run_start, run_end)
+            for part_start, part_end in self._without_preheated(run_start, run_end):
+                for rest_start, rest_end in self._from_pool(part_start, part_end, changes):
                     if not tuning.demand:
-                        self._add(bottom, top)
-                        changes.append((bottom, top, self._accepted(0)))
+                        self._add(rest_start, rest_end)
+                        changes.append((rest_start, rest_end, self._accepted(0)))
         vmas.set(start, end, at_first)
-        for low, high, before in changes:
-            self._change(low, high, before, at_first)
+        for part_start, part_end, before in changes:
+            self._change(part_start, part_end, before, at_first)
         committed = self.runs(start, end)
-        for begin, stop in committed:
-            self.meter.zero(begin, stop)
+        for run_start, run_end in committed:
+            self.meter.zero(run_start, run_end)
         if opened:
             self.meter.counts.open_windows += _pages(committed)
         elif prot != PROT_RWX and self.preheated.count:
@@ -183,32 +188,32 @@ class TunedPal:
     def _preheat(self, start: int, end: int) -> None:
         # Give pre-heated pages to the end of a new range while there are any left. Addresses that
         # already have some keep them.
-        for begin, stop, hot in reversed(list(self.preheated.runs(start, end))):
+        for run_start, run_end, hot in reversed(list(self.preheated.runs(start, end))):
             if not self.room:
                 break
             if hot is None:
-                low = max(begin, stop - self.room)
-                self.room -= stop - low
-                self.preheated.set(low, stop, True)
-                self.committed.set(low, stop, PROT_RWX)
+                hot_start = max(run_start, run_end - self.room)
+                self.room -= run_end - hot_start
+                self.preheated.set(hot_start, run_end, True)
+                self.committed.set(hot_start, run_end, PROT_RWX)
 
     def _without_preheated(self, start: int, end: int) -> list[Range]:
         if not self.preheated.count:
             return [(start, end)]
         runs = self.preheated.runs(start, end)
-        return [(begin, stop) for begin, stop, hot in runs if hot is None]
+        return [(run_start, run_end) for run_start, run_end, hot in runs if hot is None]
 
     def _from_pool(self, start: int, end: int, changes: list[tuple[int, int, int]]) -> list[Range]:
         # Take the pool's pages in this range, with their current permission; return the rest.
         if not self.pool.count:
             return [(start, end)]
         fragments: list[Range] = []
-        for begin, stop, prot in list(self.pool.runs(start, end)):
+        for run_start, run_end, prot in list(self.pool.runs(start, end)):
             if prot is None:
-                fragments.append((begin, stop))
+                fragments.append((run_start, run_end))
             else:
-                changes.append((begin, stop, prot))
-                self.pending -= stop - begin
+                changes.append((run_start, run_end, prot))
+                self.pending -= run_end - run_start
         self.pool.set(start, end, None)
         return fragments
 
@@ -246,36 +251,36 @@ class TunedPal:
         window = max(self.tuning.demand, 1) << PAGE_SHIFT
         at = start
         while at < end:
-            _, stop, prot = self.committed.find(at)
+            _, run_end, prot = self.committed.find(at)
             if prot is not None:
-                at = stop
+                at = run_end
                 continue
             # Windows whose pages are all touched and uncommitted are handled together.
-            count = max((min(stop, end) - at) // window, 1)
+            count = max((min(run_end, end) - at) // window, 1)
             self._windows(at, at + count * window, count)
             at += count * window
 
     def _windows(self, start: int, end: int, count: int) -> None:
         # `count` faults commit the allocated but uncommitted pages of `[start, end)`.
         absent = [
-            (low, high, prot)
-            for begin, stop, prot in self.vmas.parts(start, end)
-            for low, high, had in self.committed.runs(begin, stop)
+            (run_start, run_end, prot)
+            for vma_start, vma_end, prot in self.vmas.parts(start, end)
+            for run_start, run_end, had in self.committed.runs(vma_start, vma_end)
             if had is None
         ]
         meter = self.meter
-        pages = sum(stop - begin for begin, stop, _ in absent) >> PAGE_SHIFT
+        pages = sum(run_end - run_start for run_start, run_end, _ in absent) >> PAGE_SHIFT
         meter.exception(count)
         batched = self.tuning.batch == MADVISE
         if batched and pages > count:
             meter.host_call(count)
         faults = count
-        for begin, stop, prot in absent:
-            meter.eaug(begin, stop, faults if batched else None)
+        for run_start, run_end, prot in absent:
+            meter.eaug(run_start, run_end, faults if batched else None)
             faults = 0
-            self._accept(begin, stop, prot)
+            self._accept(run_start, run_end, prot)
             if prot & RW != RW:
-                meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+                meter.counts.open_windows += run_end - run_start >> PAGE_SHIFT
 
     # Permissions
 
@@ -286,15 +291,15 @@ class TunedPal:
             if prot != PROT_RWX:
                 counts.open_windows += _pages(self.runs(start, end))
             return
-        for begin, stop, had in list(self.vmas.runs(start, end)):
+        for vma_start, vma_end, had in list(self.vmas.runs(start, end)):
             if had is None or had == prot:
                 continue
-            self.vmas.set(begin, stop, prot)
-            changed = self._without_preheated(begin, stop)
-            for low, high in changed:
-                self._change(low, high, had, prot)
+            self.vmas.set(vma_start, vma_end, prot)
+            changed = self._without_preheated(vma_start, vma_end)
+            for cold_start, cold_end in changed:
+                self._change(cold_start, cold_end, had, prot)
             if had & ~prot:
-                counts.open_windows += (stop - begin >> PAGE_SHIFT) - _pages(changed)
+                counts.open_windows += (vma_end - vma_start >> PAGE_SHIFT) - _pages(changed)
 
     def _change(self, start: int, end: int, before: int, after: int) -> None:
         # Restrict first, then relax. The pages of a demand window may have more than `before`.
@@ -302,17 +307,17 @@ class TunedPal:
             return
         meter, committed = self.meter, self.committed
         kept = before & after
-        for begin, stop in self.runs(start, end):
+        for run_start, run_end in self.runs(start, end):
             if before & ~after:
                 meter.host_call()
-                meter.restrict(begin, stop, kept)
-                meter.eaccept(begin, stop, kept, PR)
-                committed.set(begin, stop, kept)
+                meter.restrict(run_start, run_end, kept)
+                meter.eaccept(run_start, run_end, kept, PR)
+                committed.set(run_start, run_end, kept)
             if after & ~before:
-                meter.emodpe(begin, stop, after)
+                meter.emodpe(run_start, run_end, after)
                 # The host's mprotect. Here the mapping stays RWX, which counts the same.
-                meter.host_protect(begin, stop, PROT_RWX)
-                committed.edit(begin, stop, lambda had: had | after)
+                meter.host_protect(run_start, run_end, PROT_RWX)
+                committed.edit(run_start, run_end, lambda had: had | after)
 
     # Freeing
 
@@ -320,22 +325,24 @@ class TunedPal:
         """Free the allocated pages in `[start, end)`; `touches` contains their touched pages."""
         counts = self.meter.counts
         freed: list[tuple[int, int, int]] = []
-        for begin, stop, prot in list(self.vmas.runs(start, end)):
+        for vma_start, vma_end, prot in list(self.vmas.runs(start, end)):
             if prot is None:
                 continue
-            cold = self._without_preheated(begin, stop)
-            freed += [(low, high, prot) for low, high in cold]
-            counts.open_windows += (stop - begin >> PAGE_SHIFT) - _pages(cold)
-            touched = touches.count(begin, stop)
+            cold = self._without_preheated(vma_start, vma_end)
+            freed += [(cold_start, cold_end, prot) for cold_start, cold_end in cold]
+            counts.open_windows += (vma_end - vma_start >> PAGE_SHIFT) - _pages(cold)
+            touched = touches.count(vma_start, vma_end)
             counts.untouched_pages += touched
             if not self.tuning.threshold:
-                counts.untouched_pages -= sum(touches.count(low, high) for low, high in cold)
+                counts.untouched_pages -= sum(
+                    touches.count(cold_start, cold_end) for cold_start, cold_end in cold
+                )
         self.vmas.set(start, end, None)
-        for begin, stop, prot in freed:
+        for cold_start, cold_end, prot in freed:
             if self.tuning.threshold:
-                self._keep(begin, stop, prot)
+                self._keep(cold_start, cold_end, prot)
             else:
-                self._trim(begin, stop)
+                self._trim(cold_start, cold_end)
 
     def _keep(self, start: int, end: int, prot: int) -> None:
         # Put a range into the pool, and trim entries while it is too large.
@@ -344,15 +351,15 @@ class TunedPal:
         self.pool.set(start, end, prot)
         self.pending += end - start
         while self.pending > self.tuning.threshold:
-            begin, stop, _ = next(iter(self.pool))
-            self.pool.set(begin, stop, None)
-            self.pending -= stop - begin
-            self._trim(begin, stop)
+            entry_start, entry_end, _ = next(iter(self.pool))
+            self.pool.set(entry_start, entry_end, None)
+            self.pending -= entry_end - entry_start
+            self._trim(entry_start, entry_end)
 
     def _trim(self, start: int, end: int) -> None:
-        for begin, stop in self.runs(start, end):
-            remove_run(self.meter, begin, stop)
-            self.committed.set(begin, stop, None)
+        for run_start, run_end in self.runs(start, end):
+            remove_run(self.meter, run_start, run_end)
+            self.committed.set(run_start, run_end, None)
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -452,13 +459,13 @@ class EdmmTuned(Strategy):
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """Handle first touches: windows of uncommitted pages are committed. O(log n + windows)."""
         pal = self.pal
-        _, stop, prot = pal.committed.find(start)
-        if prot is None or stop < end:
-            for begin, stop, prot in list(pal.vmas.runs(start, end)):
+        _, run_end, prot = pal.committed.find(start)
+        if prot is None or run_end < end:
+            for run_start, run_end, prot in list(pal.vmas.runs(start, end)):
                 if prot is None:
                     # When the page was mapped, it was past the end of its file; the file has grown
                     # since.
-                    self._map(begin, stop, vma, whole=True)
+                    self._map(run_start, run_end, vma, whole=True)
             pal.touch(start, end)
         self.meter.counts.untouched_pages -= end - start >> PAGE_SHIFT
 
@@ -475,8 +482,8 @@ class EdmmTuned(Strategy):
             end = max(end, changes[-1].end)  # huge pages round up
         # Existing memory loses its contents in place.
         self.meter.counts.untouched_pages += self.touches.count(start, end)
-        for begin, stop, vma in self.space.vmas.parts(start, end):
-            self._map(begin, stop, vma)
+        for vma_start, vma_end, vma in self.space.vmas.parts(start, end):
+            self._map(vma_start, vma_end, vma)
 
     def _madvise(self, args: tuple[int, ...], changes: tuple[Change, ...]) -> None:
         # madvise_dontneed_range; other advice is ignored.
@@ -530,17 +537,17 @@ class EdmmTuned(Strategy):
         # madvise_dontneed_visitor: pages that are not writable become so while they are set to
         # zero.
         pal = self.pal
-        for begin, stop, prot in list(pal.vmas.runs(start, end)):
-            if prot is None or not pal.runs(begin, stop):
+        for vma_start, vma_end, prot in list(pal.vmas.runs(start, end)):
+            if prot is None or not pal.runs(vma_start, vma_end):
                 continue
             if not prot & PROT_WRITE:
-                pal.protect(begin, stop, prot | RW)
-            for low, high in pal.runs(begin, stop):
-                self.meter.zero(low, high)
+                pal.protect(vma_start, vma_end, prot | RW)
+            for run_start, run_end in pal.runs(vma_start, vma_end):
+                self.meter.zero(run_start, run_end)
                 if not prot & PROT_WRITE:
-                    self.meter.counts.open_windows += high - low >> PAGE_SHIFT
+                    self.meter.counts.open_windows += run_end - run_start >> PAGE_SHIFT
             if not prot & PROT_WRITE:
-                pal.protect(begin, stop, prot)
+                pal.protect(vma_start, vma_end, prot)
 
     def _move(self, start: int, end: int, source: int, vma: Vma) -> None:
         # mremap: allocates the target and copies. Another change handles the source.
@@ -548,18 +555,18 @@ class EdmmTuned(Strategy):
         pal.free(start, end, self.touches)
         prot = permissions(vma.flags)
         pal.alloc(start, end, prot | RW)
-        for begin, stop, had in list(pal.vmas.runs(source, source + end - start)):
-            committed = pal.runs(begin, stop)
+        for vma_start, vma_end, had in list(pal.vmas.runs(source, source + end - start)):
+            committed = pal.runs(vma_start, vma_end)
             if had is None or not committed:
                 continue
             if not had & PROT_READ:
-                pal.protect(begin, stop, had | PROT_READ)
+                pal.protect(vma_start, vma_end, had | PROT_READ)
                 meter.counts.open_windows += _pages(committed)
-            for low, high in committed:
-                pal.touch(low + distance, high + distance)
-                meter.copy(high - low >> PAGE_SHIFT)
-            if not had & PROT_READ and self.space.vmas.get(begin) is not None:
-                pal.protect(begin, stop, had)
+            for run_start, run_end in committed:
+                pal.touch(run_start + distance, run_end + distance)
+                meter.copy(run_end - run_start >> PAGE_SHIFT)
+            if not had & PROT_READ and self.space.vmas.get(vma_start) is not None:
+                pal.protect(vma_start, vma_end, had)
         pal.protect(start, end, prot)
         # The touched pages move with them (`Touches.apply`).
         meter.counts.untouched_pages -= self.touches.count(source, source + end - start)
@@ -625,8 +632,8 @@ class EdmmTuned(Strategy):
             pal.protect(start, end, prot | PROT_READ)
             self.meter.counts.open_windows += _pages(committed)
         child.pal.alloc(start, end, prot | RW)
-        for begin, stop in committed:
-            child.pal.touch(begin, stop)
+        for run_start, run_end in committed:
+            child.pal.touch(run_start, run_end)
         child.pal.protect(start, end, prot)
         if closed:
             pal.protect(start, end, prot)

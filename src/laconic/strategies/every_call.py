@@ -204,11 +204,11 @@ class EveryCall(Libos):
         try:
             if vma.file is not None:
                 files.follow_growth(self, vma, end)
-            for begin, stop, had in self.pal.pages.runs(start, end):
+            for run_start, run_end, had in self.pal.pages.runs(start, end):
                 if had == LAZY:
                     lazy = True
                 elif had is not None:
-                    committed += stop - begin
+                    committed += run_end - run_start
             self.meter.counts.untouched_pages -= committed >> PAGE_SHIFT
             if lazy:
                 self.fault(start, end, vma)
@@ -218,15 +218,15 @@ class EveryCall(Libos):
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """Handle the growth of a stack. Within its initial size, there is nothing to do.
         O(log n)."""
-        low = start
-        for _, stop, ours in self.vmas.runs(start, end):
+        stack_start = start
+        for _, vma_end, ours in self.vmas.runs(start, end):
             # Memory that is not the stack's yet, and its guard page.
             if ours is None or not ours.prot:
-                low = stop
-        if low == start:
+                stack_start = vma_end
+        if stack_start == start:
             return
         try:
-            loader.grow_stack(self, start, low, vma.flags & PROT_RWX)
+            loader.grow_stack(self, start, stack_start, vma.flags & PROT_RWX)
         except SgxError as error:
             raise _killed("stack growth", error) from error
 
@@ -286,11 +286,11 @@ class EveryCall(Libos):
         self._forget("madvise", args, changes)
         if advice & 0xFFFFFFFF != MADV_DONTNEED:
             return
-        for begin, stop, vma in list(self.vmas.runs(start, start + page_align(length))):
+        for vma_start, vma_end, vma in list(self.vmas.runs(start, start + page_align(length))):
             if vma is None:
                 continue
             if vma.file is None:
-                self.clear(begin, stop, vma.prot)
+                self.clear(vma_start, vma_end, vma.prot)
             elif vma.flags & VMA_TAINTED:
                 # ENOSYS: memory before this VMA is cleared, and memory after it is not.
                 return

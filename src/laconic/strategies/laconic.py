@@ -128,11 +128,11 @@ class Laconic(Classify):
 
     def _present(self, start: int, end: int, vma: Vma) -> None:
         # Commit the uncommitted pages of the range. O(log n + k).
-        for begin, stop, prot in list(
+        for run_start, run_end, prot in list(
             self.pal.committed.runs(start, min(end, self.sizes.valid_end(vma)))
         ):
             if prot is None:
-                self._ahead(begin, stop, vma)
+                self._ahead(run_start, run_end, vma)
 
     def _several(self, call: MemoryCall) -> None:
         super()._several(call)
@@ -188,24 +188,27 @@ class Laconic(Classify):
         if self.known_touches:
             self.commit(start, end, vma)
             return
-        low, limit, mapped = self.space.vmas.find(start)
+        limit_start, limit_end, mapped = self.space.vmas.find(start)
         if mapped != vma:
-            low, limit = start, end
-        hole = self.pal.committed.find(start)
-        low, limit = max(low, hole[0]), max(min(limit, hole[1], self.sizes.valid_end(vma)), end)
-        if self.guards.count and any(guard for _, _, guard in self.guards.runs(low, limit)):
-            low, limit = start, end
+            limit_start, limit_end = start, end
+        hole_start, hole_end, _ = self.pal.committed.find(start)
+        limit_start = max(limit_start, hole_start)
+        limit_end = max(min(limit_end, hole_end, self.sizes.valid_end(vma)), end)
+        if self.guards.count and any(
+            guard for _, _, guard in self.guards.runs(limit_start, limit_end)
+        ):
+            limit_start, limit_end = start, end
         if vma.file is not None:
             # Like do_fault_around in Linux: commit the pages that are in the same aligned block of
             # the file as a touched page.
             block = self.BLOCK << PAGE_SHIFT
-            first = max(vma.base + (start - vma.base) // block * block, low)
-            at = min(vma.base - (vma.base - end) // block * block, limit)
+            window_start = max(vma.base + (start - vma.base) // block * block, limit_start)
+            window_end = min(vma.base - (vma.base - end) // block * block, limit_end)
             # One exception for each block that contains a touched page, even if the mapping ends
             # within the block.
             exceptions = (end - 1 - vma.base) // block - (start - vma.base) // block + 1
             self.meter.exception(exceptions)
-            self._fault(start, end, first, at, vma, exceptions)
+            self._fault(start, end, window_start, window_end, vma, exceptions)
             return
         at, expected, window, exceptions = start, self._expected, self._window, 0
         largest = self.MOST << PAGE_SHIFT
@@ -217,21 +220,21 @@ class Laconic(Classify):
                 whole = (end - at - 1) // largest
                 at += whole * largest
                 exceptions += whole
-            at = expected = min(at + (window << PAGE_SHIFT), limit)
+            at = expected = min(at + (window << PAGE_SHIFT), limit_end)
             exceptions += 1
         self._expected, self._window = expected, window
         self.meter.exception(exceptions)
         self._fault(start, end, start, at, vma, exceptions)
 
     def _fault(
-        self, start: int, end: int, first: int, stop: int, vma: Vma, exceptions: int
+        self, start: int, end: int, window_start: int, window_end: int, vma: Vma, exceptions: int
     ) -> None:
         # If the EPC has no room for the surrounding pages, commit at least the touched ones.
         try:
             self.pal.touched = exceptions
-            self.commit(first, stop, vma)
+            self.commit(window_start, window_end, vma)
         except PalError:
-            if (first, stop) == (start, end):
+            if (window_start, window_end) == (start, end):
                 raise
             self.pal.touched = exceptions
             self.commit(start, end, vma)

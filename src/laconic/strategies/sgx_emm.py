@@ -117,7 +117,11 @@ class Emm:
     def pages(self, start: int, end: int, committed: bool) -> list[Range]:
         """Return the page runs of `[start, end)` that are committed, or those that are not."""
         runs = self.committed.runs(start, end)
-        return [(begin, stop) for begin, stop, value in runs if (value is not None) == committed]
+        return [
+            (run_start, run_end)
+            for run_start, run_end, value in runs
+            if (value is not None) == committed
+        ]
 
     def count(self) -> int:
         """Return the number of committed pages. O(n)."""
@@ -140,14 +144,14 @@ class Emm:
         then calls abort() (`sgx_mm_enclave_pfhandler`, `eaccept_range_forward`).
         """
         count = 0
-        for begin, stop in self.pages(start, end, committed=False):
-            self.meter.eaug(begin, stop)
+        for run_start, run_end in self.pages(start, end, committed=False):
+            self.meter.eaug(run_start, run_end)
             try:
-                self.meter.eaccept(begin, stop, RW, PENDING)
+                self.meter.eaccept(run_start, run_end, RW, PENDING)
             except SgxError as error:
                 raise Aborted(f"commit: {error}; sgx-emm aborts the enclave here") from error
-            self.committed.set(begin, stop, True)
-            count += stop - begin >> PAGE_SHIFT
+            self.committed.set(run_start, run_end, True)
+            count += run_end - run_start >> PAGE_SHIFT
         return count
 
     def commit_data(self, start: int, end: int, prot: int, source: int | None = None) -> None:
@@ -173,17 +177,17 @@ class Emm:
 
     def uncommit(self, start: int, end: int) -> None:
         """`sgx_mm_uncommit`: pages leave the EPC, regions stay. No region may be inaccessible."""
-        for begin, stop, region in self.regions.parts(start, end):
-            self._trim(begin, stop, region.prot)
+        for region_start, region_end, region in self.regions.parts(start, end):
+            self._trim(region_start, region_end, region.prot)
 
     def dealloc(self, start: int, end: int) -> None:
         """`sgx_mm_dealloc`. Inaccessible pages are made readable first, because EACCEPT needs
         that."""
-        for begin, stop, region in self.regions.parts(start, end):
-            if not region.prot and self.pages(begin, stop, committed=True):
-                self.open(begin, stop)
-            self._trim(begin, stop, 0)
-            self.regions.set(begin, stop, None)
+        for region_start, region_end, region in self.regions.parts(start, end):
+            if not region.prot and self.pages(region_start, region_end, committed=True):
+                self.open(region_start, region_end)
+            self._trim(region_start, region_end, 0)
+            self.regions.set(region_start, region_end, None)
 
     def open(self, start: int, end: int) -> None:
         """Make inaccessible committed pages readable, against the program's request."""
@@ -200,13 +204,13 @@ class Emm:
 
     def _modify(self, start: int, end: int, prot: int) -> None:
         # ema_modify_permissions: the region is updated only after all its pages have changed.
-        for begin, stop, region in self.regions.parts(start, end):
+        for region_start, region_end, region in self.regions.parts(start, end):
             if region.prot != prot:
-                self._change(begin, stop, region.prot, prot)
-                self.regions.set(begin, stop, Ema(prot))
+                self._change(region_start, region_end, region.prot, prot)
+                self.regions.set(region_start, region_end, Ema(prot))
                 if not prot:
                     # The host's PROT_NONE comes last: EACCEPT needs a readable mapping.
-                    self.meter.host_protect(begin, stop, 0)
+                    self.meter.host_protect(region_start, region_end, 0)
 
     def _change(self, start: int, end: int, before: int, prot: int) -> None:
         # The OCALL (enclave_modify): EMODPR whatever the direction, and mprotect unless to NONE.
@@ -225,16 +229,16 @@ class Emm:
         # ema_do_uncommit_real: two OCALLs for each run of committed pages. If `prot` is NONE, the
         # second calls mprotect too.
         meter = self.meter
-        for begin, stop in self.pages(start, end, committed=True):
+        for run_start, run_end in self.pages(start, end, committed=True):
             meter.host_call()
-            insist(meter.modify_types, begin, stop, PT_TRIM)
-            meter.eaccept(begin, stop, 0, MODIFIED)
-            self.committed.set(begin, stop, None)
-            insist(meter.remove, begin, stop)
+            insist(meter.modify_types, run_start, run_end, PT_TRIM)
+            meter.eaccept(run_start, run_end, 0, MODIFIED)
+            self.committed.set(run_start, run_end, None)
+            insist(meter.remove, run_start, run_end)
             if prot:
                 meter.host_call()
             else:
-                meter.host_protect(begin, stop, 0)
+                meter.host_protect(run_start, run_end, 0)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -281,15 +285,15 @@ class SgxEmm(Strategy):
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """Handle first touches: each uncommitted page is committed in an exception.
         O(log n + k)."""
-        for begin, stop, region in self.emm.regions.parts(start, end):
-            pages = stop - begin >> PAGE_SHIFT
+        for region_start, region_end, region in self.emm.regions.parts(start, end):
+            pages = region_end - region_start >> PAGE_SHIFT
             if region.reserved:
                 # When the page was mapped, it was past the end of its file; the file has grown
                 # since.
                 self.meter.exception(pages)
-                self._fill(begin, stop, vma)
+                self._fill(region_start, region_end, vma)
             else:
-                self.meter.exception(self._commit(begin, stop))
+                self.meter.exception(self._commit(region_start, region_end))
             self.meter.counts.untouched_pages -= pages
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
@@ -306,10 +310,10 @@ class SgxEmm(Strategy):
         if changes:
             end = max(end, changes[-1].end)  # huge pages round up
         self.emm.dealloc(start, end)
-        for begin, stop, vma in self.space.vmas.parts(start, end):
-            self._map(begin, stop, vma)
+        for vma_start, vma_end, vma in self.space.vmas.parts(start, end):
+            self._map(vma_start, vma_end, vma)
             if populates(args[3]) or _is_locked(vma):
-                self._commit_ahead(begin, stop, vma)
+                self._commit_ahead(vma_start, vma_end, vma)
 
     def _madvise(self, advice: int, changes: tuple[Change, ...]) -> None:
         if advice in (MADV_POPULATE_READ, MADV_POPULATE_WRITE):
@@ -348,27 +352,27 @@ class SgxEmm(Strategy):
 
     def _protect(self, changes: Iterable[Change]) -> None:
         for start, end, prot in _protections(changes):
-            for begin, stop, region in self.emm.regions.parts(start, end):
+            for region_start, region_end, region in self.emm.regions.parts(start, end):
                 if region.prot == prot:
                     continue
                 if region.reserved:
                     # Memory allocated within a reservation has the contents of a new mapping.
-                    for low, high, vma in self.space.vmas.parts(begin, stop):
-                        self._map(low, high, vma)
+                    for vma_start, vma_end, vma in self.space.vmas.parts(region_start, region_end):
+                        self._map(vma_start, vma_end, vma)
                 elif prot:
-                    self._commit(begin, stop)
-                    self.emm.modify_permissions(begin, stop, prot)
-                    self._count_readable(begin, stop)
+                    self._commit(region_start, region_end)
+                    self.emm.modify_permissions(region_start, region_end, prot)
+                    self._count_readable(region_start, region_end)
                 else:
-                    self._close(begin, stop)
+                    self._close(region_start, region_end)
 
     def _close(self, start: int, end: int) -> None:
         # Make a part of a region inaccessible.
-        for begin, stop in self.emm.pages(start, end, committed=False):
-            self.emm.dealloc(begin, stop)
-            self.emm.reserve(begin, stop)
-        for begin, stop in self.emm.pages(start, end, committed=True):
-            self.emm.modify_permissions(begin, stop, 0)
+        for run_start, run_end in self.emm.pages(start, end, committed=False):
+            self.emm.dealloc(run_start, run_end)
+            self.emm.reserve(run_start, run_end)
+        for run_start, run_end in self.emm.pages(start, end, committed=True):
+            self.emm.modify_permissions(run_start, run_end, 0)
 
     def _discard(self, start: int, end: int, vma: Vma) -> None:
         # Give a mapping the contents of a new one.
@@ -379,21 +383,21 @@ class SgxEmm(Strategy):
             self.emm.dealloc(start, end)
             self._map(start, end, vma)
 
-    def _move(self, target: int, end: int, source: int) -> None:
+    def _move(self, start: int, end: int, source: int) -> None:
         # mremap: copies the pages. Another change handles those at the source.
-        emm, distance = self.emm, target - source
-        for begin, stop, region in emm.regions.parts(source, source + end - target):
+        emm, distance = self.emm, start - source
+        for region_start, region_end, region in emm.regions.parts(source, source + end - start):
             if region.reserved:
-                emm.reserve(begin + distance, stop + distance)
+                emm.reserve(region_start + distance, region_end + distance)
                 continue
             if not region.prot:
-                emm.open(begin, stop)
-            emm.alloc(begin + distance, stop + distance)
-            for low, high in emm.pages(begin, stop, committed=True):
-                emm.commit_data(low + distance, high + distance, region.prot, low)
-                self._count_readable(low + distance, high + distance)
-            if not region.prot and self.space.vmas.get(begin) is not None:
-                emm.modify_permissions(begin, stop, 0)
+                emm.open(region_start, region_end)
+            emm.alloc(region_start + distance, region_end + distance)
+            for run_start, run_end in emm.pages(region_start, region_end, committed=True):
+                emm.commit_data(run_start + distance, run_end + distance, region.prot, run_start)
+                self._count_readable(run_start + distance, run_end + distance)
+            if not region.prot and self.space.vmas.get(region_start) is not None:
+                emm.modify_permissions(region_start, region_end, 0)
 
     # Memory in the enclave
 
@@ -438,9 +442,9 @@ class SgxEmm(Strategy):
 
     def _count_readable(self, start: int, end: int) -> None:
         # Count pages that the program requested to be executable only.
-        for begin, stop, vma in self.space.vmas.parts(start, end):
+        for vma_start, vma_end, vma in self.space.vmas.parts(start, end):
             if vma.flags & PROT_RWX == PROT_EXEC:
-                self.meter.counts.open_windows += stop - begin >> PAGE_SHIFT
+                self.meter.counts.open_windows += vma_end - vma_start >> PAGE_SHIFT
 
     # Processes and threads
 
@@ -451,8 +455,8 @@ class SgxEmm(Strategy):
         self.meter.create()
         sent = 0
         for start, end, region in list(self.emm.regions):
-            for begin, stop in _inherited(space, start, min(end, TASK_SIZE)):
-                sent += self._send(begin, stop, region, child)
+            for part_start, part_end in _inherited(space, start, min(end, TASK_SIZE)):
+                sent += self._send(part_start, part_end, region, child)
         for start, end, vma in child.space.vmas.parts(0, TASK_SIZE):
             if vma.flags & VM_WIPEONFORK:
                 child._map(start, end, vma)
@@ -470,11 +474,11 @@ class SgxEmm(Strategy):
             self.emm.open(start, end)
         child.emm.alloc(start, end)
         sent = 0
-        for begin, stop in self.emm.pages(start, end, committed=True):
-            child.emm.commit_data(begin, stop, region.prot)
-            child._count_readable(begin, stop)
-            pages = stop - begin >> PAGE_SHIFT
-            self.meter.counts.untouched_pages += pages - child.touches.count(begin, stop)
+        for run_start, run_end in self.emm.pages(start, end, committed=True):
+            child.emm.commit_data(run_start, run_end, region.prot)
+            child._count_readable(run_start, run_end)
+            pages = run_end - run_start >> PAGE_SHIFT
+            self.meter.counts.untouched_pages += pages - child.touches.count(run_start, run_end)
             sent += pages
         if not region.prot:
             self.emm.modify_permissions(start, end, 0)
@@ -536,7 +540,7 @@ def _protections(changes: Iterable[Change]) -> list[tuple[int, int, int]]:
 def _inherited(space: AddressSpace, start: int, end: int) -> list[Range]:
     # Return the ranges of a child's address space that have the parent's contents, joined.
     return join_ranges(
-        (begin, stop)
-        for begin, stop, vma in space.vmas.parts(start, end)
+        (vma_start, vma_end)
+        for vma_start, vma_end, vma in space.vmas.parts(start, end)
         if not vma.flags & VM_WIPEONFORK
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from laconic.memory.change import Change
 from laconic.memory.flags import PROT_READ, TASK_SIZE, Prot
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import RangeMap, range_text
 from laconic.memory.space import AddressSpace
 from laconic.memory.vma import Vma
 from laconic.sgx.model.machine import Machine
@@ -39,23 +39,25 @@ def breaches(
     for start, end, prot in machine.effective(0, TASK_SIZE):
         if prot is None:
             continue
-        for begin, stop, guard in guards.runs(start, end) if prot and guards is not None else ():
+        for run_start, run_end, guard in (
+            guards.runs(start, end) if prot and guards is not None else ()
+        ):
             if guard:
-                yield (
-                    f"{begin:#x}-{stop:#x} is {Prot(prot)!r} in the enclave, and is a guard region"
-                )
-        for begin, stop, vma in space.vmas.runs(start, end):
+                where = range_text(run_start, run_end, "#x")
+                yield f"{where} is {Prot(prot)!r} in the enclave, and is a guard region"
+        for run_start, run_end, vma in space.vmas.runs(start, end):
             requested = permissions(vma.flags) if vma is not None else 0
             if vma is not None and prot == requested:
                 continue
-            for low, high, state in (
-                left.runs(begin, stop) if left is not None else [(begin, stop, None)]
+            for part_start, part_end, state in (
+                left.runs(run_start, run_end) if left is not None else [(run_start, run_end, None)]
             ):
                 if state is None or prot:
                     what = (
                         "nothing is mapped" if vma is None else f"{Prot(requested)!r} was requested"
                     )
-                    yield f"{low:#x}-{high:#x} is {Prot(prot)!r} in the enclave, and {what}"
+                    where = range_text(part_start, part_end, "#x")
+                    yield f"{where} is {Prot(prot)!r} in the enclave, and {what}"
 
 
 class StrictChecker:
@@ -91,17 +93,16 @@ class StrictChecker:
         for start, end, prot in machine.effective(self._start, self._end):
             if not prot:
                 continue
-            for begin, stop, vma in self.space.vmas.runs(start, end):
+            for vma_start, vma_end, vma in self.space.vmas.runs(start, end):
                 now = permissions(vma.flags) if vma is not None else 0
-                for low, high, old in self._old.runs(begin, stop):
+                for old_start, old_end, old in self._old.runs(vma_start, vma_end):
                     before = now if old is None else permissions(old.flags)
                     if not (prot & ~before and prot & ~now):
                         continue
-                    for first, last, moved in self._moved.runs(low, high):
+                    for part_start, part_end, moved in self._moved.runs(old_start, old_end):
                         if moved and prot == before | PROT_READ:
-                            self.excepted.add((first, last))
+                            self.excepted.add((part_start, part_end))
                         else:
-                            self.windows.append(
-                                f"{first:#x}-{last:#x} was {Prot(prot)!r} between {Prot(before)!r} "
-                                f"and {Prot(now)!r}"
-                            )
+                            where = range_text(part_start, part_end, "#x")
+                            calls = f"between {Prot(before)!r} and {Prot(now)!r}"
+                            self.windows.append(f"{where} was {Prot(prot)!r} {calls}")

@@ -86,7 +86,7 @@ class Verified(Strategy):
         self.machine = machine or Machine(Driver.ready(0, _SIZE, pte=pte), meter.book)
         self.inner = make(self.machine, space, touches)
         self.watch = StrictChecker(self.machine, space)
-        self.hears_all = self.inner.hears_all
+        self.needs_unchanged = self.inner.needs_unchanged
 
     def _step(self, work: Callable[..., Any], *args: Any, changes: Iterable[Change] = ()) -> None:
         report, watch, inner = self.report, self.watch, self.inner

@@ -78,7 +78,7 @@ class Trace(TraceReader):
                 if row.event < MEMORY_CODES and self.names[row.event] not in BYSTANDERS:
                     name = self.names[row.event]
                     calls[name] += 1
-                    host_calls[name] += row.said
+                    host_calls[name] += row.host_calls
                     failed[name] += row.result < 0
             events += len(rows)
             if events >= _SHOWN:

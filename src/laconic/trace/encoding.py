@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 LATEST = (1 << 63) - 1
 #: The maximum number of touched runs that are decoded at once.
 RUNS = 1 << 17
+#: The fields of `Row` → the names of their columns, of numbers.
+_COLUMNS = {number.name: number.column for number in NUMBERS}
 _RUN = (("start", "q", "int64"), ("pages", "Q", "uint64"), ("how", "B", "uint8"))
 
 
@@ -43,7 +45,11 @@ def arrow_schema(metadata: dict[str, str], version: int = SCHEMA) -> pa.Schema:
     }
     types["data"] = pa.binary()
     types["touched"] = pa.list_(pa.field("item", runs, nullable=False))
-    fields = [pa.field(name, types[name], nullable=False) for name in Row._fields if name in types]
+    fields = [
+        pa.field(_COLUMNS.get(name, name), types[name], nullable=False)
+        for name in Row._fields
+        if name in types
+    ]
     return pa.schema(fields, metadata=metadata | {"crc32": head_checksum(metadata)})
 
 
@@ -59,7 +65,8 @@ def encode(schema: pa.Schema, rows: Sequence[Row], time: int) -> tuple[pa.Record
     times = tuple(islice(accumulate(columns["time"], max, initial=time), 1, None))
     columns["time"] = tuple(map(sub, times, (time, *times[:-1])))
     arrays: dict[str, Any] = {
-        number.name: _numbers(number.code, number.arrow, columns[number.name]) for number in NUMBERS
+        number.column: _numbers(number.code, number.arrow, columns[number.name])
+        for number in NUMBERS
     }
     data = columns["data"]
     arrays["data"] = pa.BinaryArray.from_buffers(
@@ -157,9 +164,9 @@ def decode(batch: pa.RecordBatch, times: Times) -> list[Row]:
         name: repeat(default, count) for name, default in Row._field_defaults.items()
     }
     numbers = {
-        number.name: _values(number.code, batch.column(number.name))
+        number.name: _values(number.code, batch.column(number.column))
         for number in NUMBERS
-        if number.name in batch.schema.names
+        if number.column in batch.schema.names
     }
     for name, values in numbers.items():
         # In most batches, most columns contain a single value, which need not be created again for
@@ -222,13 +229,14 @@ def _touched(column: pa.ListArray, bases: Iterable[int]) -> list[tuple[Touched, 
     counts = list(map(sub, offsets[1:], offsets))
     # `flatten` would import pyarrow.compute, which takes longer than all of this.
     of_batch = column.values.slice(offsets[0], offsets[-1] - offsets[0])
-    starts, pages, hows = (
+    first_pages, pages, hows = (
         _values(code, of_batch.field(at)) for at, (_, code, _) in enumerate(_RUN)
     )
     of_runs = chain.from_iterable(map(repeat, bases, counts))
-    begins = [
-        (base & -4096) + (start << PAGE_SHIFT) for base, start in zip(of_runs, starts, strict=True)
+    starts = [
+        (base & -4096) + (first_page << PAGE_SHIFT)
+        for base, first_page in zip(of_runs, first_pages, strict=True)
     ]
-    ends = [begin + (length << PAGE_SHIFT) for begin, length in zip(begins, pages, strict=True)]
-    runs = zip(begins, ends, hows, strict=True)
+    ends = [start + (length << PAGE_SHIFT) for start, length in zip(starts, pages, strict=True)]
+    runs = zip(starts, ends, hows, strict=True)
     return [tuple(islice(runs, count)) if count else () for count in counts]

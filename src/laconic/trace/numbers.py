@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 #: A unit: its size, and its letter.
 Unit = tuple[float, str]
+#: The low and the high end of an estimate.
+LowHigh = tuple[float, float]
 _UNITS: tuple[Unit, ...] = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""))
 
 
@@ -39,6 +41,20 @@ def unit(values: Iterable[float]) -> Unit:
     return next((each for each in _UNITS if largest >= each[0] / 2), _UNITS[-1])
 
 
+def ends_text(first: str, last: str, separator: str = "–") -> str:
+    """Return a range from the texts of its ends; one text if both look alike."""
+    return first if first == last else f"{first}{separator}{last}"
+
+
+def low_to_high(low: float, high: float, form: str = ",.0f") -> str:
+    """Return a range as it is written in a sentence; one number if both ends look alike.
+
+    >>> low_to_high(5, 5), low_to_high(1000, 2000), low_to_high(1.25, 2, ".1f")
+    ('5', '1,000 to 2,000', '1.2 to 2.0')
+    """
+    return ends_text(f"{low:{form}}", f"{high:{form}}", " to ")
+
+
 def span(low: float, high: float, of: Unit) -> str:
     """Return a range in the unit `of`, without its letter. Equal ends are shown once, and values
     below a hundredth as `<0.01`.
@@ -57,7 +73,7 @@ def span(low: float, high: float, of: Unit) -> str:
     first, last = digits(low / size, decimals), digits(high / size, decimals)
     if low and first == "0.000":
         first = "<0.001"
-    return first if first == last else f"{first}–{last}"
+    return ends_text(first, last)
 
 
 def cycles(low: float, high: float, of: Unit | None = None) -> str:

@@ -104,9 +104,9 @@ class Judge:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._checks: list[Check | None] = [None] * 256
+        self._checks: list[RowCheck | None] = [None] * 256
         # Almost all calls of a trace are plain ones, whose check is short.
-        self._is_plain: list[Check | None] = [None] * 256
+        self._is_plain: list[RowCheck | None] = [None] * 256
         for code, name in enumerate(names[:MEMORY_CODES]):
             self._checks[code] = _call_check(name)
             self._is_plain[code] = _PLAIN.get(name)
@@ -133,10 +133,10 @@ class Judge:
 
 
 #: Returns True for a possible row.
-Check = Callable[[Row], bool]
+RowCheck = Callable[[Row], bool]
 
 
-def _call_check(name: str) -> Check:
+def _call_check(name: str) -> RowCheck:
     def check(row: Row) -> bool:
         return bool(row.state & _ENDLESS) or not impossible_call(name, row.args, row.result)
 
@@ -164,7 +164,7 @@ def _is_plain_brk(row: Row) -> bool:
 
 
 #: Sufficient conditions for a possible call, for the calls that make up most of a trace.
-_PLAIN: dict[str, Check] = {
+_PLAIN: dict[str, RowCheck] = {
     "mmap": _is_plain_mmap,
     "brk": _is_plain_brk,
     "mprotect": _is_plain_range,
@@ -187,7 +187,7 @@ def _vma(row: Row) -> bool:
 
 
 def _begin(row: Row) -> bool:
-    return bool(row.said < MEMORY_CODES)
+    return bool(row.call_code < MEMORY_CODES)
 
 
 def _program(row: Row) -> bool:

@@ -270,7 +270,7 @@ def _call(
     number: int, row: Row, name: str, files: dict[int, TracedFile], begun: Row | None
 ) -> CallRecord:
     state, file, touched = row.state, row.file, row.touched
-    if begun is not None and begun.said == row.event:
+    if begun is not None and begun.call_code == row.event:
         # Facts known when the call's work began are in that row.
         file, touched = file or begun.file, touched or begun.touched
     return CallRecord(
@@ -282,7 +282,7 @@ def _call(
         args=row.args[: ARITY.get(name, 6)],
         result=None if state & (UNFINISHED | NO_RESULT) else row.result,
         state=state,
-        host_calls=row.said,
+        host_calls=row.host_calls,
         kinds=ChangeKind(row.kinds),
         file=files.get(file),
         shown=files.get(row.shown),

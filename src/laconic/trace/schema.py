@@ -98,10 +98,10 @@ PROCESS_EVENTS: Final = (
 #:            memory), a4 pkey, a5 1 for a hole; `file`; `data` its name.
 #: `answer`   the answer of an upcall for the next call of this thread: a0 `Answer`, a1 and a2 its
 #:            arguments, result or `data` the answer.
-#: `begin`    the work of a call starts here, and its row follows later, after other calls: `said`
-#:            is its event code, `state` 1 if its changes are assumed to be done here.
+#: `begin`    the work of a call starts here, and its row follows later, after other calls:
+#:            `call_code` is its event code, `state` 1 if its changes are assumed to be done here.
 #: `host_call` a host call that Laconic made for the next call of this thread, if it is not that
-#:            call itself: `said` is its event code, a0 to a5 its arguments.
+#:            call itself: `call_code` is its event code, a0 to a5 its arguments.
 #: `process`  a process or thread whose start was not recorded: a0 1 if it shares the memory of
 #:            process `result`.
 #: `exit`     a thread ends: a0 its wait status, a1 1 if it ended in a fork or clone whose row may
@@ -196,14 +196,15 @@ Args = tuple[int, int, int, int, int, int]
 
 
 class Row(NamedTuple):
-    """One event of a trace. The fields are the columns of the file, in their order.
+    """One event of a trace. The fields are the columns of the file, in their order and under their
+    names, except that `host_calls` is the column `said`.
 
     `time` is in nanoseconds since the trace began (for a log: since its first line; 0 if it has no
     times). `a0` to `a5` are the call's arguments as unsigned 64-bit numbers, `result` the program's
-    result or a negative errno. `said` counts the host calls made, and `kinds` is the set of
-    `ChangeKind` bits of the changes (both are 0 in an imported trace). `file` is the number of the
-    `file` row for the call's descriptor; `shown` is that of the file that the host shows for the
-    new mapping, if it is another; 0 for none. `touched` are the touched pages that the call is
+    result or a negative errno. `host_calls` is the number of host calls made, and `kinds` is the
+    set of `ChangeKind` bits of the changes (both are 0 in an imported trace). `file` is the number
+    of the `file` row for the call's descriptor; `shown` is that of the file that the host shows for
+    the new mapping, if it is another; 0 for none. `touched` are the touched pages that the call is
     about to change (`laconic.linux.pagemap`).
 
     A field that a later schema adds comes at the end, with its default value for older traces; its
@@ -222,7 +223,7 @@ class Row(NamedTuple):
     a5: int = 0
     result: int = 0
     state: int = 0
-    said: int = 0
+    host_calls: int = 0
     kinds: int = 0
     file: int = 0
     shown: int = 0
@@ -233,6 +234,12 @@ class Row(NamedTuple):
     def args(self) -> Args:
         """The six arguments, `a0` to `a5`."""
         return self[4:10]
+
+    @property
+    def call_code(self) -> int:
+        """The event code of the call that a `begin` or `host_call` row belongs to. It is in the
+        column of the host calls, which these rows do not need."""
+        return self.host_calls
 
 
 _ZEROS: Final = (0,) * 6
@@ -249,16 +256,19 @@ def make_row(  # noqa: PLR0913 (the columns)
     result: int = 0,
     state: int = 0,
     *,
-    said: int = 0,
+    host_calls: int = 0,
     kinds: int = 0,
     file: int = 0,
     shown: int = 0,
     data: bytes = b"",
     touched: tuple[Touched, ...] = (),
+    call_code: int = 0,
 ) -> Row:
-    """Make a row. `where` is its time, pid and tid; `args` are the values of `a0`, `a1`, …"""
+    """Make a row. `where` is its time, pid and tid; `args` are the values of `a0`, `a1`, …
+    `call_code` is for a `begin` or `host_call` row, which has no `host_calls`."""
     rest = _ZEROS[len(args) :]
-    known = (event, *where, *args, *rest, result, state, said, kinds, file, shown, data, touched)
+    calls = call_code or host_calls
+    known = (event, *where, *args, *rest, result, state, calls, kinds, file, shown, data, touched)
     return new(Row, known + _ADDED)
 
 
@@ -288,13 +298,20 @@ def call_row(  # noqa: PLR0913 (the columns)
 
 
 class Number(NamedTuple):
-    """A column of plain numbers: its name, the typecode of its `array`, its Arrow type, and the
-    first schema that has it."""
+    """A column of plain numbers: its field of `Row`, the typecode of its `array`, its Arrow type,
+    and the first schema that has it. The field is named like the column, unless `column_name` is
+    given."""
 
     name: str
     code: str
     arrow: str
     since: int = 1
+    column_name: str = ""
+
+    @property
+    def column(self) -> str:
+        """The name of the column in the file."""
+        return self.column_name or self.name
 
 
 #: The columns of numbers. The others, `data` and `touched`, are in every schema.
@@ -311,7 +328,7 @@ NUMBERS: Final = (
     Number("a5", "Q", "uint64"),
     Number("result", "q", "int64"),
     Number("state", "B", "uint8"),
-    Number("said", "I", "uint32"),
+    Number("host_calls", "I", "uint32", column_name="said"),
     Number("kinds", "H", "uint16"),
     Number("file", "I", "uint32"),
     Number("shown", "I", "uint32"),

@@ -26,7 +26,7 @@ from laconic.tracer.process import (
     write_memory,
 )
 from laconic.tracer.ptrace import DETACH, LISTEN, ORIG_RAX, RAX, RDI, RSI, SYSCALL
-from laconic.tracer.signals import Relay, SignalInfo
+from laconic.tracer.signals import SignalInfo, SignalRelay
 from laconic.tracer.syscalls import (
     CLONE,
     CLONE3,
@@ -79,7 +79,7 @@ class Tracer:
         self.premature: set[int] = set()
         self.root = 0
         self.argv: Sequence[str] = ()
-        self.relay: Relay | None = None
+        self.relay: SignalRelay | None = None
         self.exit_status = 0
         self.failure: Exception | None = None
 
@@ -89,7 +89,7 @@ class Tracer:
         Raises CannotRun or NoTracing if it could not be started.
         """
         # Before any thread is started, so that each of them blocks the signals that are passed on.
-        self.relay = relay = Relay(argv)
+        self.relay = relay = SignalRelay(argv)
         try:
             self.root = launch.launch(argv, relay.mask_before)
         except BaseException:

@@ -226,7 +226,7 @@ class Recorder:
         name: str,
         args: tuple[int, ...],
         result: int,
-        said: int,
+        host_calls: int,
         kinds: int,
         state: int,
     ) -> None:
@@ -241,7 +241,7 @@ class Recorder:
                 args,
                 result,
                 state,
-                said=said,
+                host_calls=host_calls,
                 kinds=kinds,
                 file=notes.file,
                 shown=notes.shown,
@@ -267,7 +267,7 @@ class Recorder:
             thread.tgid,
             thread.tid,
             *args,
-            said=CODES[name],
+            call_code=CODES[name],
             state=int(committed),
             file=notes.file,
             touched=tuple(notes.touched),
@@ -579,13 +579,13 @@ def differences(
     O(n)."""
     result: list[tuple[int, int, Vma | None]] = []
     ours = held.runs(start, end)
-    _, stop, vma = next(ours)
-    for begin, finish, theirs in host.runs(start, end):
-        position = begin
-        while position < finish:
-            while stop <= position:
-                _, stop, vma = next(ours)
-            cut = min(stop, finish)
+    _, held_end, vma = next(ours)
+    for host_start, host_end, theirs in host.runs(start, end):
+        position = host_start
+        while position < host_end:
+            while held_end <= position:
+                _, held_end, vma = next(ours)
+            cut = min(held_end, host_end)
             if vma != theirs:
                 if result and result[-1][1] == position and result[-1][2] == theirs:
                     result[-1] = (result[-1][0], cut, theirs)

@@ -28,13 +28,13 @@ _NR, _ARCH, _ARG0 = 0, 4, 16
 
 Instruction = tuple[int, int, int, int]
 #: (code, operand, label if true, label if false); a None label falls through.
-_Line = tuple[int, int, str | None, str | None]
+_BpfLine = tuple[int, int, str | None, str | None]
 
 
 def build_filter() -> list[Instruction]:
     """Return the filter as `(code, jt, jf, k)`. It looks numbers up by bisection, with about six
     comparisons per call."""
-    lines: list[_Line | str] = [
+    lines: list[_BpfLine | str] = [
         (_LD, _ARCH, None, None),
         (_JEQ, AUDIT_ARCH_X86_64, "x86-64", None),
         (_JEQ, AUDIT_ARCH_I386, None, "allow"),
@@ -54,7 +54,7 @@ def build_filter() -> list[Instruction]:
     return _assemble(lines)
 
 
-def _bisect(numbers: list[int], prefix: str) -> list[_Line | str]:
+def _bisect(numbers: list[int], prefix: str) -> list[_BpfLine | str]:
     special = {*BY_FIRST_ARGUMENT, PERSONALITY} if prefix == "nr" else set()
     if len(numbers) == 1:
         target = f"nr{numbers[0]}" if numbers[0] in special else "trace"
@@ -69,9 +69,9 @@ def _bisect(numbers: list[int], prefix: str) -> list[_Line | str]:
     ]
 
 
-def _assemble(lines: Iterable[_Line | str]) -> list[Instruction]:
+def _assemble(lines: Iterable[_BpfLine | str]) -> list[Instruction]:
     labels: dict[str, int] = {}
-    code: list[_Line] = []
+    code: list[_BpfLine] = []
     for line in lines:
         if isinstance(line, str):
             labels[line] = len(code)

@@ -140,7 +140,7 @@ def _take(mask: int) -> SignalInfo | None:
     return SignalInfo.parse(info.raw) if number > 0 else None
 
 
-class Relay:
+class SignalRelay:
     """Passes on the signals that are sent to this process alone, from creation until `stop`.
 
     `deliver` is called in a thread of the relay for each of them. Create the relay before any other

@@ -140,7 +140,7 @@ def test_the_programs_are_named_and_can_be_selected(tmp_path: Path) -> None:
     about = {"path": "/bin/other", "argv": ["other"], "bits": 64}
     trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
     trace.row("maps", 0, 2)
-    trace.row("mmap", 0, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
+    trace.row("mmap", 0, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=int(MAP))
     path = trace.end()
     text = " ".join(laconic("compare", "--ablation", path).stdout.split())
     found = re.search(r"every-call's cycles by program: prog (\d+)%, other (\d+)%\.", text)
@@ -159,7 +159,9 @@ def test_why_laconic_costs_more(tmp_path: Path) -> None:
     length = 16 * PAGE_SIZE
     for place in range(4):
         start = BASE + 4 * place * length
-        trace.row("mmap", start, length, RW, ANON, -1, 0, result=start, said=1, kinds=int(MAP))
+        trace.row(
+            "mmap", start, length, RW, ANON, -1, 0, result=start, host_calls=1, kinds=int(MAP)
+        )
     trace.row("mprotect", BASE, PAGE_SIZE, RW, touched=((BASE, BASE + PAGE_SIZE, 0),))
     text = " ".join(laconic("compare", "--ablation", trace.end()).stdout.split())
     assert "laconic costs more than all changes here: it commits 64 pages instead of 17" in text

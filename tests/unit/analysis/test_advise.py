@@ -307,8 +307,8 @@ class TestManifest:
         trace.call("brk", 0, result=base)
         for size in (1, 3):
             trace.call("brk", base + size * MIB, result=base + size * MIB)
-        for asked in (4, 4, 4, 5):
-            trace.call("brk", base + asked * MIB, result=base + 3 * MIB)
+        for size in (4, 4, 4, 5):
+            trace.call("brk", base + size * MIB, result=base + 3 * MIB)
         brk = advised(trace.touched())["sys.brk.max_size"]
         assert brk.figures == {
             "value": 6 * MIB,

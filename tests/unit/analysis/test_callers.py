@@ -76,7 +76,7 @@ class Run(Builder):
             for one in frames
         ]
         self.row("frames", 1, pid=0, data=b"".join(packed))
-        self.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1)
+        self.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, host_calls=1)
 
     def protect(
         self, stack: int, frames: Sequence[int] | None = None, prot: int = 3, **fields: int
@@ -161,24 +161,24 @@ class TestPlaces:
     """A stack whose names are found as they are asked for."""
 
     def test_no_more_is_looked_for_than_must_be(self) -> None:
-        asked: list[int] = []
+        numbers: list[int] = []
 
         def find(number: int) -> list[tuple[Place, bool]]:
-            asked.append(number)
+            numbers.append(number)
             inlined = [(Place(f"in{number}", "m", inlined=True), False)] if number == 1 else []
             return [*inlined, (Place(f"f{number}", "m"), False)]
 
         places = Places(5, find)
-        assert asked == [] and places and asked == [0]
-        assert places[0][0].function == "f0" and asked == [0]
-        assert [place.function for place, _ in places[:3]] == ["f0", "in1", "f1"] and asked == [
+        assert numbers == [] and places and numbers == [0]
+        assert places[0][0].function == "f0" and numbers == [0]
+        assert [place.function for place, _ in places[:3]] == ["f0", "in1", "f1"] and numbers == [
             0,
             1,
         ]
         assert [places.frames_after(count) for count in range(4)] == [5, 4, 3, 3]
         rest = places.after(2)
-        assert rest[0][0].function == "f1" and rest.frames_after(1) == 3 and asked == [0, 1]
-        assert len(places) == 6 and len(rest) == 4 and asked == [0, 1, 2, 3, 4]
+        assert rest[0][0].function == "f1" and rest.frames_after(1) == 3 and numbers == [0, 1]
+        assert len(places) == 6 and len(rest) == 4 and numbers == [0, 1, 2, 3, 4]
         assert rest[-1][0].function == "f4" and [place.function for place, _ in rest][:2] == [
             "f1",
             "f2",
@@ -340,7 +340,9 @@ class TestTogether:
         for pid in (101, 102):
             trace.row("clone", 17, result=pid)
         trace.program("/bin/other", ["other"], pid=102)
-        trace.row("mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, pid=102)
+        trace.row(
+            "mmap", 0, 1 << 20, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, host_calls=1, pid=102
+        )
         trace.protect(0, pid=101)
         trace.protect(0, pid=102)
         found, _ = found_in(trace.end(), sort=REDUNDANT)

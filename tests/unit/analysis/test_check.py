@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from laconic.analysis import check as gate
-from laconic.analysis.baseline import Key, RunFigures, Tally
+from laconic.analysis.baseline import Key, KeyTally, RunFigures
 from laconic.analysis.check import parse_limit
 from laconic.analysis.compare import compare
 from laconic.memory.change import MAP
@@ -267,13 +267,13 @@ class TestEnclave:
         site = Key("brk", "__default_morecore", "libc.so.6", "prog")
         figures = RunFigures(
             "a",
-            Tally(40, 1, 39, 50, 6_000_000, 9_000_000),
+            KeyTally(40, 1, 39, 50, 6_000_000, 9_000_000),
             hidden=1,
-            sites={site: Tally(33, 0, 32, 20, 1_000_000, 2_000_000)},
+            sites={site: KeyTally(33, 0, 32, 20, 1_000_000, 2_000_000)},
             whole=True,
             enclave=("every-call", "published"),
-            suppressed={"a rule": Tally(7, 1, 7, 7, 100_000, 200_000)},
-            around={"fork": Tally(0, 0, 0, 23, 4_900_000, 6_800_000)},
+            suppressed={"a rule": KeyTally(7, 1, 7, 7, 100_000, 200_000)},
+            around={"fork": KeyTally(0, 0, 0, 23, 4_900_000, 6_800_000)},
         )
         limits = gate.Limits(max_host_calls=1, max_enclave_host_calls=1, max_cycles=1_000_000)
         lines = as_text(figures, gate.check(figures, limits), Stacks(), limit=1).splitlines()
@@ -410,7 +410,7 @@ class TestBadInput:
         kept, is not."""
         cut = Builder(tmp_path / "cut.trace")
         cut.program("/bin/prog", ["prog"])
-        cut.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=MAP)
+        cut.row("mmap", 0, 8192, 3, 0x22, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=MAP)
         cut.row("mprotect", BASE, 8192, 3, result=0)
         path, base = cut.cut(), tmp_path / "base.json"
         for words, status in (
@@ -477,7 +477,7 @@ class TestGitHub:
 
         key = Key("mmap", "inlined", "p", "p\r::error::x")
         figures = RunFigures(
-            "a", Tally(2, 2, 0), sites={key: Tally(2, 2, 0)}, whole=True, stacks={key: 0}
+            "a", KeyTally(2, 2, 0), sites={key: KeyTally(2, 2, 0)}, whole=True, stacks={key: 0}
         )
         verdicts = gate.check(figures, gate.Limits(parse_limit("0%")))
         text = as_github(

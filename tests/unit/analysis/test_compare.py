@@ -53,10 +53,10 @@ def reservation(path: Path, length: int) -> str:
         0,
         result=BASE,
         state=CHOSEN,
-        said=1,
+        host_calls=1,
         kinds=int(MAP),
     )
-    trace.row("mprotect", BASE, PAGE_SIZE, RW, said=1, kinds=int(EXTEND))
+    trace.row("mprotect", BASE, PAGE_SIZE, RW, host_calls=1, kinds=int(EXTEND))
     trace.row("exit", 0, touched=((BASE, BASE + PAGE_SIZE, 0),))
     return trace.end()
 
@@ -93,9 +93,11 @@ def test_the_counts_of_one_mapping_under_each_strategy(tmp_path: Path) -> None:
 
 def test_by_program_and_by_call_add_up(tmp_path: Path) -> None:
     trace = busy(tmp_path / "a.trace")
-    trace.row("mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+    trace.row(
+        "mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=int(MAP)
+    )
     trace.row("clone", 17, result=102, touched=((BASE, BASE + PAGE_SIZE, 0),))
-    trace.row("munmap", BASE, 8192, pid=102, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, 8192, pid=102, host_calls=1, kinds=int(UNMAP))
     trace.row("exit", 0, pid=102)
     trace.row("exit", 0)
     result = compared(trace.end())
@@ -242,7 +244,9 @@ def test_a_trace_that_is_cut_counts_as_far_as_it_goes(
 
 def test_pages_that_nobody_could_look_at_are_told(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
-    trace.row("mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+    trace.row(
+        "mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=int(MAP)
+    )
     trace.row("exit", 0, touched=((BASE, BASE + 8192, laconic.linux.pagemap.UNSEEN),))
     figures = as_json(compared(trace.end()))
     assert figures["notes"] == ["2 pages could not be looked at, and count as untouched"]
@@ -277,7 +281,9 @@ def test_a_program_that_cannot_start_is_reported(tmp_path: Path) -> None:
 def test_epc_pages_at_the_end_are_those_before_the_enclaves_end(tmp_path: Path) -> None:
     """A recording that was cut has processes that still run; one that was not has none."""
     trace = begun(tmp_path / "a.trace")
-    trace.row("mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP))
+    trace.row(
+        "mmap", 0, 8192, RW, ANON, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=int(MAP)
+    )
     running = compared(trace.cut()).strategies["classify"]
     assert running.left[0] == running.peak[0] >= 2
     assert compared(reservation(tmp_path / "b.trace", 4096)).strategies["classify"].left == (0, 0)

@@ -39,7 +39,7 @@ def mapped(path: Path) -> Builder:
     trace = begun(path)
     trace.row(
         "mmap", 0, PAGES * PAGE_SIZE, RW, ANON, -1, 0,
-        result=BASE, state=CHOSEN, said=1, kinds=int(MAP),
+        result=BASE, state=CHOSEN, host_calls=1, kinds=int(MAP),
     )  # fmt: skip
     return trace
 
@@ -152,7 +152,7 @@ def test_rows_of_what_is_no_call(tmp_path: Path) -> None:
 def test_a_heap_beyond_the_manifests_is_noted(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
     heap = 0x5555_5555_6000
-    trace.row("brk", heap + (1 << 20), result=heap + (1 << 20), said=1, kinds=int(MAP))
+    trace.row("brk", heap + (1 << 20), result=heap + (1 << 20), host_calls=1, kinds=int(MAP))
     trace.row("exit", 0)
     path = trace.end()
     found = compared(path)

@@ -92,9 +92,19 @@ def test_an_excepted_window_is_counted_and_is_no_breach(
     there, touched = BASE + 64 * PAGE_SIZE, ((BASE, BASE + PAGE_SIZE, 0),)
     trace = begun(tmp_path / "a.trace")
     trace.row(
-        "mmap", 0, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=int(MAP)
+        "mmap",
+        0,
+        PAGE_SIZE,
+        RW,
+        ANON,
+        -1,
+        0,
+        result=BASE,
+        state=CHOSEN,
+        host_calls=1,
+        kinds=int(MAP),
     )
-    trace.row("mprotect", BASE, PAGE_SIZE, 0, said=1, kinds=int(RESTRICT), touched=touched)
+    trace.row("mprotect", BASE, PAGE_SIZE, 0, host_calls=1, kinds=int(RESTRICT), touched=touched)
     kinds = int(MAP | UNMAP)
     trace.row(
         "mremap",
@@ -104,7 +114,7 @@ def test_an_excepted_window_is_counted_and_is_no_breach(
         3,
         there,
         result=there,
-        said=1,
+        host_calls=1,
         kinds=kinds,
         touched=touched,
     )

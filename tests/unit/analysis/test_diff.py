@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from laconic.analysis.baseline import Key, RunFigures, Tally, as_json, from_json, key_of
+from laconic.analysis.baseline import Key, KeyTally, RunFigures, as_json, from_json, key_of
 from laconic.analysis.diff import Delta, diff
 from laconic.report.diff import as_text
 from tests.helpers.commandline import laconic
@@ -173,7 +173,7 @@ class TestJson:
             "suppressed": [{"reason": "why", "redundant": 2}],
         }
         figures = from_json({**data, "callers": [line]}, "callers.json")
-        assert figures.sites == {Key("brk", "f", "m.so", "p"): Tally(0, 3, 0)}
+        assert figures.sites == {Key("brk", "f", "m.so", "p"): KeyTally(0, 3, 0)}
         assert (figures.hidden, figures.redundant, figures.by_call, figures.whole) == (
             2,
             3,
@@ -182,8 +182,8 @@ class TestJson:
         )
         other = RunFigures(
             "b",
-            Tally(9, 3, 6),
-            sites={Key("brk", "f", "m.so", "p"): Tally(7, 1, 6)},
+            KeyTally(9, 3, 6),
+            sites={Key("brk", "f", "m.so", "p"): KeyTally(7, 1, 6)},
             by_call={},
             whole=True,
         )
@@ -244,24 +244,24 @@ class TestJson:
         assert second["by_call"] is None and second["sites"][0]["calls"] is None
 
     def test_a_written_baseline_is_read(self) -> None:
-        sites = {Key("mmap", "f<int>", "libx.so", "p"): Tally(5, 2, 3)}
-        figures = RunFigures("a", Tally(9, 4, 5), 2, {"mmap": Tally(9, 4, 5)}, sites, True)
+        sites = {Key("mmap", "f<int>", "libx.so", "p"): KeyTally(5, 2, 3)}
+        figures = RunFigures("a", KeyTally(9, 4, 5), 2, {"mmap": KeyTally(9, 4, 5)}, sites, True)
         assert from_json(json.loads(json.dumps(as_json(figures))), "a") == figures
 
 
 @pytest.mark.parametrize(
     ("was", "now", "worse"),
     [
-        (Tally(9, 3, 6), Tally(9, 4, 5), True),  # more redundant calls, whatever else
-        (Tally(9, 3, 6), Tally(9, 2, 7), False),
-        (Tally(9, 3, 6), Tally(10, 3, 7), True),  # as many, and more host calls
-        (Tally(9, 3, 6), Tally(8, 3, 5), False),
-        (Tally(9, 3, 6), Tally(10, 3, 6), True),  # as many of both, and more calls
-        (Tally(9, 3, 6), Tally(8, 3, 6), False),
+        (KeyTally(9, 3, 6), KeyTally(9, 4, 5), True),  # more redundant calls, whatever else
+        (KeyTally(9, 3, 6), KeyTally(9, 2, 7), False),
+        (KeyTally(9, 3, 6), KeyTally(10, 3, 7), True),  # as many, and more host calls
+        (KeyTally(9, 3, 6), KeyTally(8, 3, 5), False),
+        (KeyTally(9, 3, 6), KeyTally(10, 3, 6), True),  # as many of both, and more calls
+        (KeyTally(9, 3, 6), KeyTally(8, 3, 6), False),
     ],
 )
 def test_worse_is_more_redundant_calls_then_more_host_calls_then_more_calls(
-    was: Tally, now: Tally, worse: bool
+    was: KeyTally, now: KeyTally, worse: bool
 ) -> None:
     assert Delta(Key("brk"), was, now).is_worse() == worse
 
@@ -403,8 +403,12 @@ def test_a_program_that_is_run_is_the_second_trace(both: tuple[str, str], tmp_pa
 def test_numbers_are_never_cut() -> None:
     """Where six numbers do not fit beside each other, they stand below each other."""
     big = 10**15
-    first = RunFigures("a", Tally(big, 0, big), by_call={"remap_file_pages": Tally(big, 0, big)})
-    second = RunFigures("b", Tally(big, big, 0), by_call={"remap_file_pages": Tally(big, big, 0)})
+    first = RunFigures(
+        "a", KeyTally(big, 0, big), by_call={"remap_file_pages": KeyTally(big, 0, big)}
+    )
+    second = RunFigures(
+        "b", KeyTally(big, big, 0), by_call={"remap_file_pages": KeyTally(big, big, 0)}
+    )
     text = as_text(diff(first, second))
     assert max(map(len, text.splitlines())) <= 80
     headline, _, rest = text.partition("\n\n")

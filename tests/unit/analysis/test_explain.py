@@ -60,7 +60,7 @@ class Process(Builder):
         """A mapping that was made."""
         start = BASE + page * PAGE
         self.row("mmap", start, pages * PAGE, prot, flags, 3 if file else -1, 0, result=start,
-                 said=1, kinds=MAP,
+                 host_calls=1, kinds=MAP,
                  file=file)  # fmt: skip
 
 
@@ -106,7 +106,9 @@ class TestWhatDiffered:
     def test_extend_and_restrict(self, tmp_path: Path) -> None:
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 4)
-        trace.row("mprotect", BASE + PAGE, 2 * PAGE, 5, result=0, said=1, kinds=EXTEND | RESTRICT)
+        trace.row(
+            "mprotect", BASE + PAGE, 2 * PAGE, 5, result=0, host_calls=1, kinds=EXTEND | RESTRICT
+        )
         output = text(trace.end(), "mprotect:1")
         assert "  2 pages at 7f0000001000: gains x; loses w (EXTEND|RESTRICT)\n" in output
         assert (
@@ -120,7 +122,14 @@ class TestWhatDiffered:
         trace.map(0, 16)
         touched = ((BASE, BASE + 12 * PAGE, 0),)
         trace.row(
-            "madvise", BASE, 16 * PAGE, MADV_DONTNEED, result=0, said=1, kinds=ZERO, touched=touched
+            "madvise",
+            BASE,
+            16 * PAGE,
+            MADV_DONTNEED,
+            result=0,
+            host_calls=1,
+            kinds=ZERO,
+            touched=touched,
         )
         trace.row("madvise", BASE, 16 * PAGE, MADV_DONTNEED, result=0)
         path = trace.end()
@@ -141,7 +150,16 @@ class TestWhatDiffered:
         read = ((BASE, BASE + PAGE, FILE_PAGE),)
         trace.row("mmap", BASE, 8 * PAGE, 1, FIXED, 3, 0, result=BASE, file=number, touched=read)
         trace.row(
-            "mmap", BASE, 8 * PAGE, RW, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=8 | EXTEND
+            "mmap",
+            BASE,
+            8 * PAGE,
+            RW,
+            ANONYMOUS,
+            -1,
+            0,
+            result=BASE,
+            host_calls=1,
+            kinds=8 | EXTEND,
         )
         path = trace.end()
         assert "the same file, the same offset, never written" in " ".join(
@@ -157,7 +175,7 @@ class TestWhatDiffered:
         trace = Process(tmp_path / "a.trace")
         trace.map(0, 2)
         trace.map(6, 2)
-        trace.row("munmap", BASE, 8 * PAGE, result=0, said=1, kinds=UNMAP)
+        trace.row("munmap", BASE, 8 * PAGE, result=0, host_calls=1, kinds=UNMAP)
         output = text(trace.end(), "munmap:1")
         assert "  2 pages at 7f0000000000: unmapped: no page of it was touched (UNMAP)\n" in output
         assert "  4 pages at 7f0000002000: nothing: nothing is mapped here\n" in output
@@ -176,7 +194,15 @@ class TestWhatDiffered:
         trace.map(0, 4)
         target = BASE + 64 * PAGE
         trace.row(
-            "mremap", BASE, 4 * PAGE, 8 * PAGE, 3, target, result=target, said=1, kinds=MAP | UNMAP
+            "mremap",
+            BASE,
+            4 * PAGE,
+            8 * PAGE,
+            3,
+            target,
+            result=target,
+            host_calls=1,
+            kinds=MAP | UNMAP,
         )
         output = text(trace.end(), "mremap:1")
         call = "mremap(0x7f0000000000, 16384, 32768, MREMAP_MAYMOVE|MREMAP_FIXED, 0x7f0000040000)"
@@ -189,7 +215,7 @@ class TestWhatDiffered:
         number = trace.file("/SYSV00000000 (deleted)", inode=32768)
         trace.row("maps", 1, 0)
         trace.row("vma", BASE, BASE + 4 * PAGE, 3 | SHARED | VM_MAY_RWX, BASE, 0, 0, file=number)
-        trace.row("shmat", 32768, 0, 0, result=BASE, said=1)
+        trace.row("shmat", 32768, 0, 0, result=BASE, host_calls=1)
         output = text(trace.end(), "shmat:1")
         assert (
             "  4 pages at 7f0000000000: mapped where nothing was; the contents are the file's"
@@ -213,11 +239,11 @@ class TestWhatDiffered:
         trace = Process(tmp_path / "a.trace")
         trace.row("clone3", 0x3D0F00, result=101)
         trace.map(0, 4)
-        trace.row("begin", BASE, 4 * PAGE, said=CODES["munmap"], state=1)
+        trace.row("begin", BASE, 4 * PAGE, call_code=CODES["munmap"], state=1)
         trace.row("mmap", BASE + 8 * PAGE, PAGE, 3, ANONYMOUS, -1, 0, tid=101,
-                  result=BASE + 8 * PAGE, said=1,
+                  result=BASE + 8 * PAGE, host_calls=1,
                   kinds=MAP)  # fmt: skip
-        trace.row("munmap", BASE, 4 * PAGE, result=0, said=1, kinds=UNMAP)
+        trace.row("munmap", BASE, 4 * PAGE, result=0, host_calls=1, kinds=UNMAP)
         path = trace.end()
         told = of(path, "munmap:1")
         assert told.found.begin == 4
@@ -299,8 +325,8 @@ class TestFigures:
     def test_recorded_under_another_strategy(self, tmp_path: Path) -> None:
         trace = Builder(tmp_path / "a.trace", about={"strategy": "every-call"})
         trace.program("/bin/prog", ["prog"])
-        trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
-        trace.row("mprotect", BASE, PAGE, 3, result=0, said=1)
+        trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, host_calls=1, kinds=MAP)
+        trace.row("mprotect", BASE, PAGE, 3, result=0, host_calls=1)
         output = text(trace.end(), "mprotect:1")
         assert "1 host call when recorded, under every-call; the bookkeeping would issue:" in output
         assert "none: the host already has this state" in output
@@ -334,7 +360,7 @@ class TestPicture:
         trace.map(1 << 20, 1 << 24, 0)
         for number in range(400):
             trace.map(2 * number, 1, 1 + number % 2 * 2)
-        trace.row("munmap", BASE, 800 * PAGE, result=0, said=400, kinds=UNMAP)
+        trace.row("munmap", BASE, 800 * PAGE, result=0, host_calls=400, kinds=UNMAP)
         output = text(trace.end(), "munmap:1")
         assert re.search(r"\* ~ \w+-\w+ +\d+  7\d\d runs that are not shown", output)
         assert "16,777,216  ---p anonymous" in output
@@ -425,7 +451,7 @@ class TestCommand:
         """What can be read is explained; what cannot is reported."""
         trace = Stacked(tmp_path / "a.trace")
         trace.program("/bin/prog", ["prog"])
-        trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, said=1, kinds=MAP)
+        trace.row("mmap", BASE, PAGE, 3, ANONYMOUS, -1, 0, result=BASE, host_calls=1, kinds=MAP)
         trace.writer.flush()
         trace.row("mprotect", BASE, PAGE, 3, result=0)
         path = trace.end()

@@ -103,9 +103,9 @@ class TestRows:
         query = done.stdout.split("Ask it, in DuckDB:")[1]
         answer = duckdb.sql(query)
         assert answer is not None
-        asked = sum(count for _, _, count, _, _ in answer.fetchall())
+        calls = sum(count for _, _, count, _, _ in answer.fetchall())
         assert (
-            asked
+            calls
             == polars.read_parquet(path)["calls"].sum()
             == sum(row["calls"] for row in rows(path))
             > 0

@@ -157,8 +157,10 @@ def test_no_touch_of_the_corpus_is_past_the_end_of_a_file() -> None:
                     end = start + page_align(event.size) - offset
                     ends[process].set(start, start + page_align(a1), end)
             elif event.name == "touch":
-                for begin, stop, end in ends[process].parts(a0, a1):
-                    assert stop <= end, f"{path.name}, event {event.number}: {begin:x}-{stop:x}"
+                for run_start, run_end, end in ends[process].parts(a0, a1):
+                    assert run_end <= end, (
+                        f"{path.name}, event {event.number}: {run_start:x}-{run_end:x}"
+                    )
                     touches += 1
     assert touches > 20
 

@@ -74,7 +74,7 @@ class Stacked(Builder):
     def begin(self, modules: dict[int, Module], frames: list[tuple[int, int]]) -> None:
         """Modules by number, and exact frames as (module, address), numbered from 1."""
         self.program("/bin/prog", ["prog"])
-        self.row("mmap", BASE, 4 * PAGE, 3, 0x32, -1, 0, result=BASE, said=1, kinds=MAP)
+        self.row("mmap", BASE, 4 * PAGE, 3, 0x32, -1, 0, result=BASE, host_calls=1, kinds=MAP)
         for number, module in modules.items():
             self.row("module", number, pid=0, data=json.dumps(module._asdict()).encode())
         self.row(

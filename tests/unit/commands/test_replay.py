@@ -75,7 +75,7 @@ def test_every_call_of_a_trace_by_laconic(tmp_path: Path) -> None:
         (3, "result", -ENOMEM, "another result"),
         (6, "result", 0, "another result"),
         (7, "result", -22, "another result"),
-        (3, "said", 2, "2 host calls for changes 0x0 were recorded, 0 for 0x0 replayed"),
+        (3, "host_calls", 2, "2 host calls for changes 0x0 were recorded, 0 for 0x0 replayed"),
         (
             4,
             "kinds",
@@ -155,7 +155,7 @@ def test_a_host_that_refused_is_no_difference(
             maps = Row(CODES["maps"], row.time, 100, 100)
             return [maps, row._replace(result=-ENOMEM, state=FAILED, kinds=0)]
         if number == 5:
-            row = row._replace(said=0, kinds=0)
+            row = row._replace(host_calls=0, kinds=0)
         return [row]
 
     status, figures, _ = checked(

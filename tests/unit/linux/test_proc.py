@@ -142,14 +142,14 @@ def test_both_ways_to_ask_for_one_vma_agree(tmp_path: Path) -> None:
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as view:
         pointer = ctypes.c_char.from_buffer(view)
         address = ctypes.addressof(pointer)
-        asked = proc.query_vma(os.getpid(), address)
+        answer = proc.query_vma(os.getpid(), address)
         with proc.MapsFile(os.getpid()) as maps:
             searched = list(maps._read(address, address + 1))
         del pointer
-    assert [asked] == searched
-    assert asked is not None
-    assert asked.file is not None
-    assert asked.file.inode == path.stat().st_ino
+    assert [answer] == searched
+    assert answer is not None
+    assert answer.file is not None
+    assert answer.file.inode == path.stat().st_ino
 
 
 def test_both_ways_to_ask_for_touched_pages_agree() -> None:

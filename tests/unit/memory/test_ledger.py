@@ -14,7 +14,7 @@ def change(kind: int) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("said", "result", "narrowed", "count"),
+    ("host_calls", "result", "narrowed", "count"),
     [
         (1, 0, False, CallCount(calls=1, host_calls=1)),
         (1, 0, True, CallCount(calls=1, host_calls=1, narrowed=1)),
@@ -25,17 +25,17 @@ def change(kind: int) -> Change:
     ],
 )
 def test_a_redundant_call_was_elided_and_succeeded(
-    said: int, result: int, narrowed: bool, count: CallCount
+    host_calls: int, result: int, narrowed: bool, count: CallCount
 ) -> None:
     ledger = Ledger()
-    ledger.count("munmap", said, result, narrowed)
+    ledger.count("munmap", host_calls, result, narrowed)
     assert ledger.by_call == {"munmap": count}
 
 
 def test_sums_are_over_all_calls() -> None:
     ledger = Ledger()
-    for name, said, result in (("mmap", 1, 0), ("mmap", 0, 0), ("brk", 0, -1), ("brk", 0, 1)):
-        ledger.count(name, said, result)
+    for name, host_calls, result in (("mmap", 1, 0), ("mmap", 0, 0), ("brk", 0, -1), ("brk", 0, 1)):
+        ledger.count(name, host_calls, result)
     assert (ledger.calls, ledger.host_calls, ledger.elided, ledger.redundant) == (4, 1, 3, 2)
     assert ledger.by_call["mmap"] == CallCount(calls=2, host_calls=1, elided=1, redundant=1)
 

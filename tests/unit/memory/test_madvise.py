@@ -188,7 +188,7 @@ def test_discarding_untouched_anonymous_memory_is_nothing(
 
 
 @pytest.mark.parametrize(
-    ("start", "length", "advice", "result", "asks"),
+    ("start", "length", "advice", "result", "only_host"),
     [
         (at(0) + 1, PAGE, f.MADV_NORMAL, -EINVAL, False),
         (at(0), ASIDE, f.MADV_NORMAL, -EINVAL, False),
@@ -204,9 +204,11 @@ def test_discarding_untouched_anonymous_memory_is_nothing(
         (at(0), PAGE, -1, 0, True),
     ],
 )
-def test_ranges_of_madvise(start: int, length: int, advice: int, result: int, asks: bool) -> None:
+def test_ranges_of_madvise(
+    start: int, length: int, advice: int, result: int, only_host: bool
+) -> None:
     outcome = madvise(space("ww...."), start, length, advice)
-    assert (outcome.result, outcome.ask, outcome.changes) == (result, asks, ())
+    assert (outcome.result, outcome.ask, outcome.changes) == (result, only_host, ())
 
 
 def test_advice_that_the_kernel_was_built_without() -> None:

@@ -251,7 +251,7 @@ def test_mdwe_refuses_memory_that_is_writable_and_executable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "flags", "asks"),
+    ("file", "flags", "only_host"),
     [
         (None, FIXED, False),
         (OPEN, f.MAP_PRIVATE | f.MAP_FIXED, False),
@@ -261,17 +261,17 @@ def test_mdwe_refuses_memory_that_is_writable_and_executable() -> None:
     ],
 )
 def test_the_host_answers_for_devices_and_dax(
-    file: OpenFile | None, flags: int, asks: bool
+    file: OpenFile | None, flags: int, only_host: bool
 ) -> None:
-    assert mmap(space("..."), at(1), PAGE, R, flags, file, 0).ask == asks
+    assert mmap(space("..."), at(1), PAGE, R, flags, file, 0).ask == only_host
 
 
 @pytest.mark.parametrize(
-    ("address", "asks"), [(LSM_MMAP_MIN_ADDR - PAGE, True), (LSM_MMAP_MIN_ADDR, False)]
+    ("address", "only_host"), [(LSM_MMAP_MIN_ADDR - PAGE, True), (LSM_MMAP_MIN_ADDR, False)]
 )
-def test_the_host_answers_for_low_addresses(address: int, asks: bool) -> None:
+def test_the_host_answers_for_low_addresses(address: int, only_host: bool) -> None:
     # security_mmap_addr: they need CAP_SYS_RAWIO
-    assert mmap(space("..."), address, PAGE, R, FIXED, None, 0).ask == asks
+    assert mmap(space("..."), address, PAGE, R, FIXED, None, 0).ask == only_host
 
 
 @pytest.mark.parametrize(

@@ -102,14 +102,14 @@ def test_growth_in_place_ends_at_the_highest_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("letter", "old", "asks"), [("w", 1, False), ("w", 2, True), ("L", 1, True)]
+    ("letter", "old", "only_host"), [("w", 1, False), ("w", 2, True), ("L", 1, True)]
 )
 def test_a_refusal_to_grow_may_be_another_error_to_the_host(
-    letter: str, old: int, asks: bool
+    letter: str, old: int, only_host: bool
 ) -> None:
     # EAGAIN for locked memory, EFAULT for two VMAs that look alike
     outcome = remap(space(letter * old + "r"), 0, old, old + 1, 0)
-    assert (outcome.result, outcome.ask) == (-ENOMEM, asks)
+    assert (outcome.result, outcome.ask) == (-ENOMEM, only_host)
 
 
 @pytest.mark.parametrize("flag", [f.VM_DONTEXPAND, f.VM_PFNMAP])

@@ -19,16 +19,22 @@ def of(vma: Vma) -> AddressSpace:
     return here
 
 
+def text_of(vma: Vma) -> str:
+    """One page of a VMA as `/proc/PID/maps` shows it."""
+    here = of(vma)
+    return maps_text(here.vmas, here.heap)
+
+
 def backing(vma: Vma) -> list[str]:
     """Offset, device, inode and label of the one line of a VMA at page 0."""
-    return maps_text(of(vma)).split(None, 5)[2:]
+    return text_of(vma).split(None, 5)[2:]
 
 
 @pytest.mark.parametrize(
     ("picture", "page"), [("GG.GG.", 3), ("GG....", 0), ("wwww", None), ("....", None)]
 )
 def test_the_stack_is_the_highest_that_grows_down(picture: str, page: int | None) -> None:
-    assert stack_start(space(picture)) == (-1 if page is None else at(page))
+    assert stack_start(space(picture).vmas) == (-1 if page is None else at(page))
 
 
 @pytest.mark.parametrize(
@@ -45,7 +51,7 @@ def test_the_heap_overlaps_the_break(start: int, end: int, name: str) -> None:
     # get_vma_name: vma_is_initial_heap in include/linux/mm.h
     here = space("......")
     here.start_brk, here.brk = at(2), at(4)
-    assert derived_name(here, at(start), at(end), Vma(RW | MAY), -1) == name
+    assert derived_name(here.heap, at(start), at(end), Vma(RW | MAY), -1) == name
 
 
 @pytest.mark.parametrize(
@@ -60,8 +66,8 @@ def test_the_heap_overlaps_the_break(start: int, end: int, name: str) -> None:
     ],
 )
 def test_labels_of_memory_without_a_file(vma: Vma, name: str) -> None:
-    assert derived_name(of(vma), at(0), at(1), vma, -1) == name
-    assert derived_name(of(vma), at(0), at(1), Vma(RW), at(0)) == "[stack]"
+    assert derived_name(of(vma).heap, at(0), at(1), vma, -1) == name
+    assert derived_name(of(vma).heap, at(0), at(1), Vma(RW), at(0)) == "[stack]"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +91,6 @@ def test_the_backing_of_a_line(vma: Vma, text: list[str]) -> None:
 
 
 def test_names_start_in_column_73() -> None:
-    line = maps_text(of(Vma(R, FILE, at(0)))).splitlines()[0]
+    line = text_of(Vma(R, FILE, at(0))).splitlines()[0]
     assert line.index("/lib") == 73
-    assert maps_text(of(Vma(R))).endswith("00:00 0 \n"), "as the kernel prints it"
+    assert text_of(Vma(R)).endswith("00:00 0 \n"), "as the kernel prints it"

@@ -19,12 +19,12 @@ from laconic.replay.assumed import (
     AssumedStart,
     affected,
     assumed_space,
-    begun,
     may_be_nothing,
 )
 from laconic.replay.check import LOST_DATA, MODEL_ERROR, UNKNOWN_START, Check
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener
+from laconic.replay.thread import started_mm
 from tests.helpers.pictures import LEGEND, PAGE, RW, R
 from tests.helpers.traces import BASE, Builder
 
@@ -347,7 +347,7 @@ def test_changes_of_assumed_pages_may_be_redundant(
 def test_the_address_space_of_a_program(
     about: dict[str, Any], followed: bool, assumed: bool, awaits: bool
 ) -> None:
-    mm = begun(about, at(0), 77)
+    mm = started_mm(about, at(0), 77)
     assert (mm.space is not None, mm.assumed is not None) == (followed, assumed)
     if mm.assumed is not None:
         assert mm.assumed.awaits_maps == awaits

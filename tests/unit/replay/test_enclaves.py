@@ -87,12 +87,12 @@ class Continuing(Recorder, ContinuingStrategy):
         return type(self)(self.meter, space, touches)
 
 
-class Deaf(Recorder):
+class ChangesOnly(Recorder):
     """One that calls without changes do not concern."""
 
     def __init__(self, meter: Meter, space: AddressSpace, touches: Touches) -> None:
         super().__init__(meter, space, touches)
-        self.hears_all = False
+        self.needs_unchanged = False
 
 
 logs: list[list[str]] = []
@@ -102,7 +102,7 @@ def mapped(path: Path, pages: int = 4) -> Builder:
     """A program that has mapped some pages."""
     trace = begun(path)
     length = pages * PAGE
-    trace.row("mmap", BASE, length, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
+    trace.row("mmap", BASE, length, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=int(MAP))
     return trace
 
 
@@ -120,7 +120,7 @@ def test_a_program_from_its_load_to_its_end(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("mprotect", BASE, PAGE, RW)
     touched = ((BASE, BASE + 2 * PAGE, 0),)
-    trace.row("munmap", BASE, 2 * PAGE, said=1, kinds=int(UNMAP), touched=touched)
+    trace.row("munmap", BASE, 2 * PAGE, host_calls=1, kinds=int(UNMAP), touched=touched)
     found, enclaves = recorded(trace)
     assert found == [["load 0", "mmap 1 0", "mprotect 0 0", "touch 0-2", "munmap 1 2", "end"]]
     counts = {key: table.host_calls for key, table in enclaves.meters["recorder"].tables.items()}
@@ -138,28 +138,30 @@ def test_pages_that_a_call_unmaps_are_touched_until_it_is_over(tmp_path: Path) -
     trace = mapped(tmp_path / "a.trace")
     touched = ((BASE, BASE + PAGE, 0),)
     for _ in range(2):
-        trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP), touched=touched)
-        trace.row("mmap", BASE, PAGE, RW, ANON | 0x10, -1, 0, result=BASE, said=1, kinds=int(MAP))
+        trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP), touched=touched)
+        trace.row(
+            "mmap", BASE, PAGE, RW, ANON | 0x10, -1, 0, result=BASE, host_calls=1, kinds=int(MAP)
+        )
     (log,), _ = recorded(trace)
     assert log[2:-1] == ["touch 0-1", "munmap 1 1", "mmap 1 0"] * 2
 
 
-def test_calls_without_changes_reach_only_strategies_that_hear_them(tmp_path: Path) -> None:
+def test_calls_without_changes_reach_only_strategies_that_need_them(tmp_path: Path) -> None:
     logs.clear()
     trace = mapped(tmp_path / "a.trace")
     trace.row("mprotect", BASE, PAGE, RW)
-    trace.row("mprotect", BASE, PAGE, 1, said=1)
+    trace.row("mprotect", BASE, PAGE, 1, host_calls=1)
     trace.row("mprotect", BASE, PAGE, 1)
-    enclaves = Enclaves({"recorder": Recorder, "deaf": Deaf})
+    enclaves = Enclaves({"recorder": Recorder, "changes_only": ChangesOnly})
     Replay(laconic.trace.open(trace.end()), "laconic", listeners=[enclaves]).run()
-    recorder, deaf = logs
+    recorder, changes_only = logs
     assert [word for word in recorder if "mprotect" in word] == [
         "mprotect 0 0",
         "mprotect 1 0",
         "mprotect 0 0",
     ]
-    assert [word for word in deaf if "mprotect" in word] == ["mprotect 1 0"]
-    assert enclaves.meters["deaf"].tables[0, "mprotect"].host_calls == 2
+    assert [word for word in changes_only if "mprotect" in word] == ["mprotect 1 0"]
+    assert enclaves.meters["changes_only"].tables[0, "mprotect"].host_calls == 2
 
 
 def host_calls(enclaves: Enclaves) -> dict[tuple[int, object], int]:
@@ -179,7 +181,7 @@ def test_forks_and_threads(tmp_path: Path) -> None:
     trace.row("clone3", THREAD, result=101)
     trace.row("clone", FORK, result=200)
     trace.row("exit", 0, tid=101)
-    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, host_calls=1, kinds=int(UNMAP))
     trace.row("exit", 0, pid=200)
     found, enclaves = recorded(trace)
     assert found == [
@@ -195,8 +197,8 @@ def test_a_child_has_its_own_touched_pages(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     touched = ((BASE, BASE + PAGE, 0),)
     trace.row("clone", FORK, result=200, touched=touched)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
-    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP), touched=touched)
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, host_calls=1, kinds=int(UNMAP), touched=touched)
     found, _ = recorded(trace)
     assert found[0] == ["load 0", "mmap 1 0", "touch 0-1", "fork", "munmap 1 1", "end"]
     assert found[1] == ["munmap 1 1", "end"]
@@ -227,8 +229,8 @@ def test_an_unfinished_call_is_what_the_host_s_map_shows(tmp_path: Path) -> None
 
 def test_changes_that_are_done_before_the_end_of_their_call(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1)
-    trace.row("mlock", BASE, PAGE, said=1)
+    trace.row("begin", BASE, PAGE, call_code=CODES["mlock"], state=1)
+    trace.row("mlock", BASE, PAGE, host_calls=1)
     (log,), _ = recorded(trace)
     assert log == ["load 0", "mmap 1 0", "mlock 1 0", "mlock 0 0", "end"]
 
@@ -236,9 +238,9 @@ def test_changes_that_are_done_before_the_end_of_their_call(tmp_path: Path) -> N
 def test_pages_that_a_log_does_not_show_are_assumed_touched(tmp_path: Path) -> None:
     # wwww  the first page is unmapped, the second made inaccessible, the rest ends with the program
     trace = mapped(tmp_path / "a.trace")
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
-    trace.row("mprotect", BASE + PAGE, PAGE, 0, said=1)
-    trace.row("mprotect", BASE + PAGE, PAGE, RW, said=1)
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
+    trace.row("mprotect", BASE + PAGE, PAGE, 0, host_calls=1)
+    trace.row("mprotect", BASE + PAGE, PAGE, RW, host_calls=1)
     (log,), _ = recorded(trace, assume_touched=True)
     assert log == [
         "load 0", "mmap 1 0", "touch 0-1", "munmap 1 1", "touch 1-2", "mprotect 1 1",
@@ -299,7 +301,7 @@ def test_vfork_is_a_fork_for_a_strategy_that_goes_on(tmp_path: Path) -> None:
             if not ends:
                 executes(trace, "/bin/child", 200)
             trace.row("exit", 0, pid=200)
-            trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+            trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
             found, enclaves = recorded(trace, rule)
             parent = ["load 0", "mmap 1 0", "munmap 1 0", "end"]
             child = ["load 0", "munmap 1 0", "end"]
@@ -327,7 +329,7 @@ def test_a_thread_that_shares_the_memory_of_another_process_detaches_nothing(
     trace = mapped(tmp_path / "a.trace")
     trace.row("clone", VFORK, result=200)
     executes(trace, "/bin/new")
-    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, host_calls=1, kinds=int(UNMAP))
     trace.row("exit", 0, pid=200)
     found, _ = recorded(trace, Continuing)
     assert found[0] == ["load 0", "mmap 1 0", "fork", "thread ends", "munmap 1 0", "end"]
@@ -349,9 +351,9 @@ def test_calls_that_are_not_selected_have_a_label_of_their_own(
     label: Callable[[CallDone], str] | None, tmp_path: Path
 ) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("mprotect", BASE, PAGE, 1, said=1)
-    trace.row("mprotect", BASE, PAGE, RW, said=1)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("mprotect", BASE, PAGE, 1, host_calls=1)
+    trace.row("mprotect", BASE, PAGE, RW, host_calls=1)
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
     _, enclaves = recorded(trace, label=label, selection=Selection(calls=("mprotect",)))
     assert host_calls(enclaves) == {
         (0, "load"): 1,
@@ -368,10 +370,10 @@ def label(done: CallDone) -> tuple[str, int]:
 def locked(path: Path, state: int = 0) -> Builder:
     """An mlock whose locks are seen before its end, and a page that is touched in between."""
     trace = mapped(path)
-    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1)
-    trace.row("madvise", BASE, PAGE, 3, tid=101, said=1, touched=((BASE, BASE + PAGE, 0),))
-    trace.row("mlock", BASE, PAGE, said=1, state=state)
-    trace.row("munlock", BASE, PAGE, said=1)
+    trace.row("begin", BASE, PAGE, call_code=CODES["mlock"], state=1)
+    trace.row("madvise", BASE, PAGE, 3, tid=101, host_calls=1, touched=((BASE, BASE + PAGE, 0),))
+    trace.row("mlock", BASE, PAGE, host_calls=1, state=state)
+    trace.row("munlock", BASE, PAGE, host_calls=1)
     return trace
 
 
@@ -400,9 +402,9 @@ def test_the_same_thread_locks_twice(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     for page in range(2):
         where = BASE + page * PAGE
-        trace.row("begin", where, PAGE, said=CODES["mlock"], state=1)
-        trace.row("mlock", where, PAGE, said=1)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+        trace.row("begin", where, PAGE, call_code=CODES["mlock"], state=1)
+        trace.row("mlock", where, PAGE, host_calls=1)
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
     _, enclaves = recorded(trace, label=lambda done: done.name)
     assert host_calls(enclaves) == {
         (0, "load"): 1,

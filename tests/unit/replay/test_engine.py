@@ -116,7 +116,17 @@ def mapped(path: Path, pages: int = 4) -> Builder:
     trace = begun(path)
     kinds = int(MAP)
     trace.row(
-        "mmap", 0, pages * PAGE, RW, ANON, -1, 0, result=BASE, state=CHOSEN, said=1, kinds=kinds
+        "mmap",
+        0,
+        pages * PAGE,
+        RW,
+        ANON,
+        -1,
+        0,
+        result=BASE,
+        state=CHOSEN,
+        host_calls=1,
+        kinds=kinds,
     )
     return trace
 
@@ -128,7 +138,7 @@ END = ["trace_ends", "ended 100"]
 def test_a_call_begins_and_is_done(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("mprotect", BASE, PAGE, RW)
-    trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT))
+    trace.row("mprotect", BASE, PAGE, R, host_calls=1, kinds=int(RESTRICT))
     engine, log = replayed(trace)
     assert log.events == [*START, "begins", "mprotect 0", "begins", "mprotect 1", *END]
     done = log.calls[-1]
@@ -154,7 +164,7 @@ def test_a_strategy_decides_the_host_calls(
 ) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("mprotect", BASE, PAGE, RW)
-    trace.row("munmap", BASE, 8 * PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, 8 * PAGE, host_calls=1, kinds=int(UNMAP))
     _, log = replayed(trace, strategy)
     assert [done.host_calls for done in log.calls] == host_calls
 
@@ -162,7 +172,7 @@ def test_a_strategy_decides_the_host_calls(
 def test_touched_pages_precede_what_happens_to_them(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     pages = ((BASE, BASE + PAGE, 0),)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP), touched=pages)
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP), touched=pages)
     trace.row("clone", FORK, result=102, touched=pages)
     trace.row("exit", 0, pid=102, touched=pages)
     trace.row("exit", 0, touched=pages)
@@ -176,7 +186,7 @@ def test_touched_pages_precede_what_happens_to_them(tmp_path: Path) -> None:
 def test_threads_share_an_address_space_and_processes_do_not(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("clone3", THREAD, result=101)
-    trace.row("munmap", BASE, PAGE, tid=101, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, tid=101, host_calls=1, kinds=int(UNMAP))
     trace.row("clone", FORK, tid=101, result=200)
     trace.row("munmap", BASE, PAGE, pid=200)
     trace.row("exit", 0, tid=101)
@@ -193,7 +203,7 @@ def test_threads_share_an_address_space_and_processes_do_not(tmp_path: Path) -> 
 def test_vfork_shares_until_exec(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("clone", VFORK, result=200)
-    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, host_calls=1, kinds=int(UNMAP))
     trace.row("munmap", BASE, PAGE)
     engine, log = replayed(trace)
     assert log.events == [
@@ -239,7 +249,7 @@ def test_an_exec_ends_the_old_program_and_starts_the_new_one(tmp_path: Path) -> 
 def test_an_unfinished_call_changes_nothing(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("munmap", BASE, PAGE, state=UNFINISHED)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
     engine, log = replayed(trace)
     assert [(done.is_finished, done.host_calls) for done in log.calls[1:]] == [
         (False, 0),
@@ -252,8 +262,8 @@ def test_a_call_that_was_begun_before_is_finished(tmp_path: Path) -> None:
     # mlock kept other threads waiting: its changes are committed at once, and its end follows
     for committed in (0, 1):
         trace = mapped(tmp_path / f"{committed}.trace")
-        trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=committed)
-        trace.row("mlock", BASE, PAGE, said=1)
+        trace.row("begin", BASE, PAGE, call_code=CODES["mlock"], state=committed)
+        trace.row("mlock", BASE, PAGE, host_calls=1)
         _engine, log = replayed(trace)
         extra = ["committed mlock"] if committed else []
         assert log.events == [*START, "begins", *extra, "begins", "mlock 1", *END]
@@ -287,10 +297,10 @@ def test_growth_of_a_stack_is_told_apart(tmp_path: Path) -> None:
 
 def test_a_check_compares_results_and_host_calls(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT))  # right
+    trace.row("mprotect", BASE, PAGE, R, host_calls=1, kinds=int(RESTRICT))  # right
     trace.row("mprotect", BASE, PAGE, R, result=-13)  # another result
-    trace.row("mprotect", BASE, PAGE, R, said=1)  # it was elided
-    trace.row("mprotect", BASE, PAGE, RW, said=1, kinds=int(RESTRICT))  # other changes
+    trace.row("mprotect", BASE, PAGE, R, host_calls=1)  # it was elided
+    trace.row("mprotect", BASE, PAGE, RW, host_calls=1, kinds=int(RESTRICT))  # other changes
     trace.row("lost", 1)
     trace.row("mprotect", BASE, PAGE, RW, result=-13)
     engine, _ = replayed(trace, check=True)
@@ -324,7 +334,7 @@ def test_lost_rows_stop_the_bookkeeping_of_a_process_if_they_say_so(tmp_path: Pa
 
 def test_a_replay_can_stop_before_an_event(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
     log = Log()
     engine = Replay(laconic.trace.open(trace.end()), listeners=[log])
     times: list[int] = []
@@ -345,10 +355,10 @@ def test_personality_decides_what_is_executable(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     for persona, result in ((0x0400000, 0), (0xFFFFFFFF, 0), (-1, 0), (0, -1)):
         trace.row("personality", persona, result=result)
-    trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT | EXTEND))
+    trace.row("mprotect", BASE, PAGE, R, host_calls=1, kinds=int(RESTRICT | EXTEND))
     trace.row("personality", 0)
     trace.row("personality", 0xFFFFFFFF)
-    trace.row("mprotect", BASE + PAGE, PAGE, R, said=1, kinds=int(RESTRICT))
+    trace.row("mprotect", BASE + PAGE, PAGE, R, host_calls=1, kinds=int(RESTRICT))
     engine, log = replayed(trace, check=True)
     assert [change.kind for done in log.calls[1:] for change in done.changes] == [
         EXTEND | RESTRICT,
@@ -361,7 +371,7 @@ def test_a_call_that_is_not_followed_is_read_from_the_host(tmp_path: Path) -> No
     trace = mapped(tmp_path / "a.trace")
     trace.row("maps", 1, 0)
     trace.row("vma", BASE, BASE + 4 * PAGE, 0x71)
-    trace.row("mprotect", BASE, PAGE, RW, state=UNFOLLOWED, said=1)
+    trace.row("mprotect", BASE, PAGE, RW, state=UNFOLLOWED, host_calls=1)
     engine, log = replayed(trace)
     assert engine.ledger.unmodeled == {"mprotect": 1}
     assert log.calls[-1].read_host and [change.kind for change in log.calls[-1].changes] == [
@@ -394,10 +404,10 @@ def test_a_log_starts_with_its_first_call_and_results_lead(tmp_path: Path) -> No
 def test_a_replay_without_listeners_counts_the_same(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("mprotect", BASE, PAGE, RW)
-    trace.row("mprotect", BASE, PAGE, R, said=1, kinds=int(RESTRICT))
+    trace.row("mprotect", BASE, PAGE, R, host_calls=1, kinds=int(RESTRICT))
     trace.row("mincore", BASE, PAGE, 0)
     trace.row("clone", FORK, result=200)
-    trace.row("munmap", BASE, PAGE, pid=200, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, host_calls=1, kinds=int(UNMAP))
     trace.row("lost", 1, 1, pid=200)
     trace.row("munmap", BASE, PAGE, pid=200)
     path = trace.end()
@@ -493,8 +503,8 @@ PROGRAM = json.dumps(
 
 def test_the_host_s_own_answers_lead(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("munmap", BASE, PAGE, result=-12, state=FAILED, said=1)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, result=-12, state=FAILED, host_calls=1)
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
     engine, log = replayed(trace, check=True)
     assert [(done.result, len(done.changes)) for done in log.calls] == [(BASE, 1), (-12, 0), (0, 1)]
     assert engine.check is not None and not engine.check.counts
@@ -502,10 +512,10 @@ def test_the_host_s_own_answers_lead(tmp_path: Path) -> None:
 
 def test_several_changes_are_compared_as_one_set_of_kinds(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("mprotect", BASE, PAGE, 5, said=1, kinds=int(RESTRICT | EXTEND))
-    trace.row("mprotect", BASE, 2 * PAGE, 1, said=1, kinds=int(RESTRICT))
-    trace.row("mprotect", BASE + PAGE, PAGE, 3, said=1, kinds=int(EXTEND))
-    trace.row("mprotect", BASE, 3 * PAGE, 5, said=1, kinds=int(RESTRICT | EXTEND))
+    trace.row("mprotect", BASE, PAGE, 5, host_calls=1, kinds=int(RESTRICT | EXTEND))
+    trace.row("mprotect", BASE, 2 * PAGE, 1, host_calls=1, kinds=int(RESTRICT))
+    trace.row("mprotect", BASE + PAGE, PAGE, 3, host_calls=1, kinds=int(EXTEND))
+    trace.row("mprotect", BASE, 3 * PAGE, 5, host_calls=1, kinds=int(RESTRICT | EXTEND))
     engine, log = replayed(trace, check=True)
     assert len(log.calls[-1].changes) == 2
     assert engine.check is not None and not engine.check.counts and engine.check.compared == 5
@@ -517,11 +527,11 @@ def test_answers_and_maps_are_for_one_call_alone(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
     trace.row("answer", DATA_LIMIT, result=4096)
     trace.row("mprotect", BASE, PAGE, RW)
-    trace.row("brk", heap + 2 * PAGE, result=heap + 2 * PAGE, said=1, kinds=int(MAP))
+    trace.row("brk", heap + 2 * PAGE, result=heap + 2 * PAGE, host_calls=1, kinds=int(MAP))
     trace.row("maps", 1, 0)
     trace.row("vma", BASE, BASE + PAGE, 0x71)
     trace.row("mprotect", BASE, PAGE, RW)
-    trace.row("munmap", BASE + PAGE, PAGE, result=-12, state=FAILED, said=1)
+    trace.row("munmap", BASE + PAGE, PAGE, result=-12, state=FAILED, host_calls=1)
     trace.row("answer", DATA_LIMIT, result=4096)
     trace.row("brk", heap + 3 * PAGE, result=heap + 2 * PAGE)
     engine, log = replayed(trace, check=True)
@@ -535,7 +545,7 @@ def test_the_break_of_a_program_that_was_running_is_an_answer(tmp_path: Path) ->
     trace = mapped(tmp_path / "a.trace")
     trace.row("answer", BREAK, result=0x5555_5556_0000)
     trace.row("brk", 0, result=0x5555_5556_0000)
-    trace.row("brk", 0x5555_5556_1000, result=0x5555_5556_1000, said=1, kinds=int(MAP))
+    trace.row("brk", 0x5555_5556_1000, result=0x5555_5556_1000, host_calls=1, kinds=int(MAP))
     engine, log = replayed(trace, check=True)
     assert engine.check is not None and not engine.check.counts
     assert [change.start for change in log.calls[-1].changes] == [0x5555_5556_0000]
@@ -543,9 +553,9 @@ def test_the_break_of_a_program_that_was_running_is_an_answer(tmp_path: Path) ->
 
 def test_an_unfinished_call_forgets_what_it_had_begun(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("begin", BASE, PAGE, said=CODES["madvise"])
+    trace.row("begin", BASE, PAGE, call_code=CODES["madvise"])
     trace.row("madvise", BASE, PAGE, 4, state=UNFINISHED)
-    trace.row("munmap", BASE, PAGE, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, host_calls=1, kinds=int(UNMAP))
     engine, log = replayed(trace, check=True)
     assert engine.check is not None and not engine.check.counts
     assert [done.is_finished for done in log.calls] == [True, False, True]
@@ -638,7 +648,7 @@ def test_a_map_of_a_program_that_is_not_followed_is_skipped(tmp_path: Path) -> N
     trace.row("program", data=b'{"path": "/bin/old", "bits": 32}')
     trace.row("maps", 1, 2)
     trace.row("vma", BASE, BASE + PAGE, 0x71)
-    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1)
+    trace.row("begin", BASE, PAGE, call_code=CODES["mlock"], state=1)
     trace.row("clone", FORK, result=200)
     trace.row("munmap", BASE, PAGE, pid=200)
     _, log = replayed(trace)
@@ -658,8 +668,10 @@ def test_a_map_that_was_read_for_an_execve_is_for_the_program_s_first_call(tmp_p
 
 def test_the_work_of_a_call_that_overtakes_sees_its_touched_pages(tmp_path: Path) -> None:
     trace = mapped(tmp_path / "a.trace")
-    trace.row("begin", BASE, PAGE, said=CODES["mlock"], state=1, touched=((BASE, BASE + PAGE, 0),))
-    trace.row("mlock", BASE, PAGE, said=1)
+    trace.row(
+        "begin", BASE, PAGE, call_code=CODES["mlock"], state=1, touched=((BASE, BASE + PAGE, 0),)
+    )
+    trace.row("mlock", BASE, PAGE, host_calls=1)
     _, log = replayed(trace)
     assert log.events[3:6] == ["begins", "touched 0", "committed mlock"]
 
@@ -694,7 +706,7 @@ def test_a_child_inherits_its_parent_s_state(tmp_path: Path) -> None:
     trace.row("personality", 0x0400000)
     trace.row("lost", 1)
     trace.row("clone", FORK, result=200)
-    trace.row("mprotect", BASE, PAGE, R, pid=200, said=1, kinds=int(RESTRICT | EXTEND))
+    trace.row("mprotect", BASE, PAGE, R, pid=200, host_calls=1, kinds=int(RESTRICT | EXTEND))
     trace.row("munmap", BASE, PAGE, pid=200, result=-22)
     engine, log = replayed(trace, check=True)
     assert log.calls[-2].changes[0].kind == EXTEND | RESTRICT
@@ -719,7 +731,7 @@ def test_processes_whose_beginning_the_trace_lacks(tmp_path: Path) -> None:
     trace.row("process", 0, result=999)  # known
     trace.row("process", 1, pid=200, result=100)  # it shares the memory of the first
     trace.row("process", 1, pid=200, tid=201, result=100)
-    trace.row("munmap", BASE, PAGE, pid=200, tid=201, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, tid=201, host_calls=1, kinds=int(UNMAP))
     trace.row("process", 1, pid=300, result=777)  # of an unknown one
     trace.row("process", 0, pid=400, result=100)
     trace.row("munmap", BASE, PAGE, tid=101)
@@ -738,7 +750,7 @@ def test_threads_of_other_processes_outlive_an_exec(tmp_path: Path) -> None:
     trace.row("clone3", THREAD, pid=200, result=201)
     trace.row("program", 0x5555_5555_6000, 0, data=PROGRAM)
     trace.row("maps", 0, 2)
-    trace.row("munmap", BASE, PAGE, pid=200, tid=201, said=1, kinds=int(UNMAP))
+    trace.row("munmap", BASE, PAGE, pid=200, tid=201, host_calls=1, kinds=int(UNMAP))
     _, log = replayed(trace)
     assert log.events[3:] == [
         "forked 0 1", "thread_started", "executes 100", "ended 100", "started 2",

@@ -61,7 +61,9 @@ def pages(found: Sites) -> dict[str, int]:
 
 def mapping(trace: Builder, start: int, count: int, prot: int = RW) -> None:
     """An mmap of `count` pages, which were not mapped."""
-    trace.row("mmap", start, count * PAGE, prot, ANON, -1, 0, result=start, said=1, kinds=int(MAP))
+    trace.row(
+        "mmap", start, count * PAGE, prot, ANON, -1, 0, result=start, host_calls=1, kinds=int(MAP)
+    )
 
 
 def seen(*ranges: tuple[int, int]) -> tuple[tuple[int, int, int], ...]:
@@ -125,8 +127,8 @@ def test_moved_pages_keep_their_owner(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
     mapping(trace, BASE, 2)
     target = BASE + 16 * PAGE
-    trace.row("mremap", BASE, 2 * PAGE, 6 * PAGE, 1, result=target, said=1, state=CHOSEN)
-    trace.row("munmap", target, 6 * PAGE, touched=seen((16, 22)), said=1, kinds=int(UNMAP))
+    trace.row("mremap", BASE, 2 * PAGE, 6 * PAGE, 1, result=target, host_calls=1, state=CHOSEN)
+    trace.row("munmap", target, 6 * PAGE, touched=seen((16, 22)), host_calls=1, kinds=int(UNMAP))
     found = check_sums(laconic.trace.open(trace.end()))
     assert pages(found) == {"mmap": 2, "mremap": 4}
 
@@ -134,8 +136,8 @@ def test_moved_pages_keep_their_owner(tmp_path: Path) -> None:
 def test_a_page_that_lost_its_contents_still_belongs_to_its_mapping(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
     mapping(trace, BASE, 2)
-    trace.row("madvise", BASE, 2 * PAGE, MADV_DONTNEED, said=1, touched=seen((0, 2)))
-    trace.row("munmap", BASE, 2 * PAGE, touched=seen((0, 1)), said=1, kinds=int(UNMAP))
+    trace.row("madvise", BASE, 2 * PAGE, MADV_DONTNEED, host_calls=1, touched=seen((0, 2)))
+    trace.row("munmap", BASE, 2 * PAGE, touched=seen((0, 1)), host_calls=1, kinds=int(UNMAP))
     found = check_sums(laconic.trace.open(trace.end()))
     assert pages(found) == {"mmap": 3}
     (site,) = (site for site in found.sites if site.call == "mmap")
@@ -161,7 +163,9 @@ def test_a_forked_child_s_pages_belong_to_the_parent_s_calls(tmp_path: Path) -> 
     trace = begun(tmp_path / "a.trace")
     mapping(trace, BASE, 4)
     trace.row("clone", 17, result=200, touched=seen((0, 1)))
-    trace.row("munmap", BASE, 4 * PAGE, pid=200, said=1, kinds=int(UNMAP), touched=seen((0, 3)))
+    trace.row(
+        "munmap", BASE, 4 * PAGE, pid=200, host_calls=1, kinds=int(UNMAP), touched=seen((0, 3))
+    )
     found = check_sums(laconic.trace.open(trace.end()))
     assert pages(found) == {"mmap": 3}, "one page was touched before the fork"
 
@@ -169,9 +173,9 @@ def test_a_forked_child_s_pages_belong_to_the_parent_s_calls(tmp_path: Path) -> 
 def test_work_before_the_end_of_a_call_belongs_to_its_site(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
     mapping(trace, BASE, 4, prot=0)
-    trace.row("mprotect", BASE, 4 * PAGE, RW, said=1)
-    trace.row("begin", BASE, 4 * PAGE, said=CODES["mlock"], state=1)
-    trace.row("mlock", BASE, 4 * PAGE, said=1)
+    trace.row("mprotect", BASE, 4 * PAGE, RW, host_calls=1)
+    trace.row("begin", BASE, 4 * PAGE, call_code=CODES["mlock"], state=1)
+    trace.row("mlock", BASE, 4 * PAGE, host_calls=1)
     found = check_sums(laconic.trace.open(trace.end()))
     assert found.around[OTHER].cost("laconic") == Counts()
     (site,) = (site for site in found.sites if site.call == "mlock")

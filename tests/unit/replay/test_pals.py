@@ -61,12 +61,12 @@ def recorded(path: Path, fork: bool = False) -> str:
         (RESTRICT, "mprotect", (BASE, LENGTH, READ), 0),
     ):
         state = CHOSEN if name == "mmap" else 0
-        trace.row(name, *args, result=result, state=state, said=int(kind > 0), kinds=kind)
+        trace.row(name, *args, result=result, state=state, host_calls=int(kind > 0), kinds=kind)
     if fork:
         trace.row("clone", SIGCHLD, result=102)
-        trace.row("munmap", BASE, PAGE_SIZE, pid=102, said=1, kinds=UNMAP)
+        trace.row("munmap", BASE, PAGE_SIZE, pid=102, host_calls=1, kinds=UNMAP)
         trace.row("exit", 0, pid=102)
-    trace.row("mprotect", BASE, PAGE_SIZE, RW, said=1, kinds=EXTEND)
+    trace.row("mprotect", BASE, PAGE_SIZE, RW, host_calls=1, kinds=EXTEND)
     trace.row("exit", 0)
     return trace.end()
 
@@ -173,13 +173,13 @@ def test_a_pal_receives_what_happens_between_and_within_calls(tmp_path: Path) ->
     """The growth of a stack, and the locks of an mlock that has not ended."""
     trace = begun(tmp_path / "a.trace")
     stack = BASE + (1 << 20)
-    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=MAP)
     trace.row("maps", 1, 2)
     trace.row("vma", stack, stack + PAGE_SIZE, 0x173)
     trace.row("maps", 1, GREW)
     trace.row("vma", stack - PAGE_SIZE, stack, 0x173)
-    trace.row("begin", BASE, PAGE_SIZE, said=CODES["mlock"], state=1)
-    trace.row("mlock", BASE, PAGE_SIZE, said=1)
+    trace.row("begin", BASE, PAGE_SIZE, call_code=CODES["mlock"], state=1)
+    trace.row("mlock", BASE, PAGE_SIZE, host_calls=1)
     pal = Shadow()
     replay_trace(trace.end(), pal=pal)
     assert pal.changes[:4] == [
@@ -193,10 +193,10 @@ def test_a_pal_receives_what_happens_between_and_within_calls(tmp_path: Path) ->
 
 def test_a_program_that_is_executed_has_a_pal_of_its_own(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
-    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=MAP)
     trace.row("execve", data=b"/bin/new")
     trace.row("program", 0x5555_5555_6000, 0, data=b'{"path": "/bin/new", "bits": 64}')
-    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, said=1, kinds=MAP)
+    trace.row("mmap", BASE, PAGE_SIZE, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=MAP)
     pals: list[Shadow] = []
     programs: list[str] = []
 

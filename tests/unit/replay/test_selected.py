@@ -42,8 +42,8 @@ class Passed(Listener):
 
 def test_only_selected_calls_pass_and_only_finished_ones_are_counted(tmp_path: Path) -> None:
     trace = begun(tmp_path / "a.trace")
-    trace.row("mmap", BASE, 4 * PAGE, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
-    trace.row("mprotect", BASE, PAGE, 1, said=1, kinds=int(RESTRICT))
+    trace.row("mmap", BASE, 4 * PAGE, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=int(MAP))
+    trace.row("mprotect", BASE, PAGE, 1, host_calls=1, kinds=int(RESTRICT))
     trace.row("mprotect", BASE, PAGE, 1)
     trace.row("mprotect", BASE, PAGE, 1, state=UNFINISHED)
     listener = Passed()

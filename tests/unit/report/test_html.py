@@ -439,7 +439,7 @@ class TestBadInput:
     def test_cut_short(self, tmp_path: Path) -> None:
         trace = Builder(tmp_path / "a.trace")
         trace.program("/bin/prog", ["prog"])
-        trace.row("mmap", 0, 4096, 3, 0x22, -1, 0, result=1 << 30, said=1)
+        trace.row("mmap", 0, 4096, 3, 0x22, -1, 0, result=1 << 30, host_calls=1)
         data = as_json(of(trace.cut()))
         assert any("not ended in order" in sentence for sentence in data["missing"])
 

@@ -12,7 +12,7 @@ import pytest
 from laconic.errors import LaconicError
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
 from laconic.sgx.model.driver import Driver, DriverPage, Epc, Reply
-from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.epcm import EpcmEntry
 from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import EPC_PAGE_CONFLICT, PAGE_NOT_MODIFIABLE, HostFault
 
@@ -82,7 +82,7 @@ def test_bad_arguments() -> None:
         driver.remove_pages(0, PAGE, count=1),
     ):
         assert reply == Reply(-EINVAL, 0)
-    assert list(driver.epcm.pages) == [(at(0), at(8), Entry(RW))]
+    assert list(driver.epcm.pages) == [(at(0), at(8), EpcmEntry(RW))]
 
 
 @pytest.mark.parametrize("kind", ["restrict", "modify_types"])

@@ -94,10 +94,10 @@ def left(pal: Edmm) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("asked", "given"), [(0, 0), (R, R), (W, RW), (X, X), (W | X, RWX), (0x73, RW)]
+    ("requested", "given"), [(0, 0), (R, R), (W, RW), (X, X), (W | X, RWX), (0x73, RW)]
 )
-def test_the_epcm_has_no_write_without_read(asked: int, given: int) -> None:
-    assert permissions(asked) == given
+def test_the_epcm_has_no_write_without_read(requested: int, given: int) -> None:
+    assert permissions(requested) == given
 
 
 class TestCommit:

@@ -9,7 +9,7 @@ import pytest
 
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM, PT_VA
 from laconic.sgx.model import faults
-from laconic.sgx.model.epcm import BLOCKED, TRACKED, Entry, Epcm
+from laconic.sgx.model.epcm import BLOCKED, TRACKED, Epcm, EpcmEntry
 from laconic.sgx.model.faults import GeneralProtection, LeafError, PageFault, Refused
 
 PAGE = 4096
@@ -24,7 +24,7 @@ def at(page: int) -> int:
     return BASE + page * PAGE
 
 
-def enclave(*entries: Entry | None) -> Epcm:
+def enclave(*entries: EpcmEntry | None) -> Epcm:
     """An initialised enclave that begins with these pages."""
     epcm = Epcm(BASE, SIZE)
     epcm.einit()
@@ -46,16 +46,16 @@ def outcome(action: Callable[[], object]) -> object:
     return None
 
 
-SETTLED = Entry(RW)
-FRESH = Entry(RW, PT_REG, PENDING)
-REDUCED = Entry(R, PT_REG, PR)
-TRIMMED = Entry(0, PT_TRIM, MODIFIED)
-GONE = Entry(0, PT_TRIM)
-NEW_TCS = Entry(0, PT_TCS, MODIFIED)
-TCS = Entry(0, PT_TCS)
-SWAPPING = Entry(RW, PT_REG, BLOCKED)
-ELSEWHERE = Entry(RW, displacement=PAGE)
-STALE = Entry(R, PT_REG, PR, epoch=1)
+SETTLED = EpcmEntry(RW)
+FRESH = EpcmEntry(RW, PT_REG, PENDING)
+REDUCED = EpcmEntry(R, PT_REG, PR)
+TRIMMED = EpcmEntry(0, PT_TRIM, MODIFIED)
+GONE = EpcmEntry(0, PT_TRIM)
+NEW_TCS = EpcmEntry(0, PT_TCS, MODIFIED)
+TCS = EpcmEntry(0, PT_TCS)
+SWAPPING = EpcmEntry(RW, PT_REG, BLOCKED)
+ELSEWHERE = EpcmEntry(RW, displacement=PAGE)
+STALE = EpcmEntry(R, PT_REG, PR, epoch=1)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_eaug() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "prot", "asked", "page_type", "expected"),
+    ("entry", "prot", "states", "page_type", "expected"),
     [
         (FRESH, RW, PENDING, PT_REG, None),
         (FRESH, RW, PENDING | PR, PT_REG, None),  # PR is not compared
@@ -127,7 +127,7 @@ def test_eaug() -> None:
         (NEW_TCS, 0, MODIFIED, PT_TCS, None),
         (ELSEWHERE, RW, PR, PT_REG, faults.PAGE_ATTRIBUTES_MISMATCH),
         (SWAPPING, RW, PR, PT_REG, "0x8005"),
-        (Entry(0, PT_VA), 0, PR, PT_REG, "0x8005"),
+        (EpcmEntry(0, PT_VA), 0, PR, PT_REG, "0x8005"),
         (None, RW, PENDING, PT_REG, "0x8005"),
         (FRESH, RW, 0, PT_REG, "#GP"),  # neither PENDING nor PR
         (FRESH, RW, PENDING | MODIFIED, PT_REG, "#GP"),
@@ -140,14 +140,14 @@ def test_eaug() -> None:
     ],
 )
 def test_eaccept(
-    entry: Entry | None, prot: int, asked: int, page_type: int, expected: object
+    entry: EpcmEntry | None, prot: int, states: int, page_type: int, expected: object
 ) -> None:
     """What agrees settles the page; what does not leaves it alone."""
     epcm = enclave(entry)
-    assert outcome(lambda: epcm.eaccept(at(0), at(1), prot, asked, page_type)) == expected
+    assert outcome(lambda: epcm.eaccept(at(0), at(1), prot, states, page_type)) == expected
     after = epcm.pages.get(at(0))
     if expected is None:
-        assert after == Entry(prot, page_type)
+        assert after == EpcmEntry(prot, page_type)
     else:
         assert after == entry
 
@@ -158,7 +158,7 @@ def test_eaccept(
     [
         (SETTLED, None),
         (REDUCED, None),
-        (Entry(X), "0x8005"),
+        (EpcmEntry(X), "0x8005"),
         (FRESH, "0x8005"),
         (SWAPPING, "0x8005"),
         (TCS, "0x8005"),
@@ -166,7 +166,7 @@ def test_eaccept(
         (None, "0x8005"),
     ],
 )
-def test_the_page_of_secinfo(leaf: str, secinfo: Entry | None, expected: object) -> None:
+def test_the_page_of_secinfo(leaf: str, secinfo: EpcmEntry | None, expected: object) -> None:
     """It is a settled, readable page of the enclave's own, or the leaf faults; its place is looked
     at first."""
     arguments = (
@@ -198,19 +198,19 @@ def test_the_page_of_secinfo(leaf: str, secinfo: Entry | None, expected: object)
         (SETTLED, RX, faults.PAGE_ATTRIBUTES_MISMATCH),
         (None, RX, faults.PAGE_ATTRIBUTES_MISMATCH),
         (TRIMMED, RX, faults.PAGE_ATTRIBUTES_MISMATCH),
-        (Entry(RWX, PT_REG, PENDING), RX, faults.PAGE_ATTRIBUTES_MISMATCH),
+        (EpcmEntry(RWX, PT_REG, PENDING), RX, faults.PAGE_ATTRIBUTES_MISMATCH),
         (FRESH._replace(displacement=PAGE), RX, faults.PAGE_ATTRIBUTES_MISMATCH),
     ],
 )
-def test_eacceptcopy(entry: Entry | None, prot: int, expected: object) -> None:
+def test_eacceptcopy(entry: EpcmEntry | None, prot: int, expected: object) -> None:
     """A pending page as EAUG makes it gets any permissions at once."""
     epcm = enclave(entry, SETTLED)
     assert outcome(lambda: epcm.eacceptcopy(at(0), at(1), prot, at(1))) == expected
-    assert epcm.pages.get(at(0)) == (Entry(prot) if expected is None else entry)
+    assert epcm.pages.get(at(0)) == (EpcmEntry(prot) if expected is None else entry)
 
 
-@pytest.mark.parametrize("source", [None, FRESH, Entry(X), SWAPPING, TCS, GONE])
-def test_eacceptcopy_from_what_cannot_be_read(source: Entry | None) -> None:
+@pytest.mark.parametrize("source", [None, FRESH, EpcmEntry(X), SWAPPING, TCS, GONE])
+def test_eacceptcopy_from_what_cannot_be_read(source: EpcmEntry | None) -> None:
     """The source faults before the destination is looked at."""
     epcm = enclave(SETTLED, source)
     assert outcome(lambda: epcm.eacceptcopy(at(0), at(1), RW, at(1))) == "0x8005"
@@ -224,10 +224,13 @@ def test_eacceptcopy_stops_at_the_first_bad_source() -> None:
     with pytest.raises(PageFault) as caught:
         epcm.eacceptcopy(at(0), at(4), RX, at(4))
     assert caught.value.address == at(2)
-    assert list(epcm.pages.runs(at(0), at(4))) == [(at(0), at(2), Entry(RX)), (at(2), at(4), FRESH)]
+    assert list(epcm.pages.runs(at(0), at(4))) == [
+        (at(0), at(2), EpcmEntry(RX)),
+        (at(2), at(4), FRESH),
+    ]
     epcm = enclave(SETTLED, *[FRESH] * 5)
     epcm.eacceptcopy(at(1), at(6), R, at(0))
-    assert list(epcm.pages.runs(at(1), at(6))) == [(at(1), at(6), Entry(R))]
+    assert list(epcm.pages.runs(at(1), at(6))) == [(at(1), at(6), EpcmEntry(R))]
     epcm = enclave(SETTLED, *[FRESH] * 5)
     with pytest.raises(PageFault) as caught:
         epcm.eacceptcopy(at(1), at(6), X, at(0))
@@ -240,11 +243,11 @@ def test_eacceptcopy_stops_at_the_first_bad_source() -> None:
         (SETTLED, X, None, RWX),
         (SETTLED, R, None, RW),
         (REDUCED, W, None, RW),  # PR does not matter
-        (Entry(0), RX, None, RX),
-        (Entry(0), W, "#GP", 0),
-        (Entry(X), W, "#GP", X),
-        (Entry(R), W, None, RW),
-        (Entry(R), 8, "#GP", R),
+        (EpcmEntry(0), RX, None, RX),
+        (EpcmEntry(0), W, "#GP", 0),
+        (EpcmEntry(X), W, "#GP", X),
+        (EpcmEntry(R), W, None, RW),
+        (EpcmEntry(R), 8, "#GP", R),
         (FRESH, X, "0x8005", RW),
         (TRIMMED, R, "0x8005", 0),
         (TCS, R, "0x8005", 0),
@@ -253,7 +256,7 @@ def test_eacceptcopy_stops_at_the_first_bad_source() -> None:
         (None, R, "0x8005", None),
     ],
 )
-def test_emodpe(entry: Entry | None, prot: int, expected: object, after: int | None) -> None:
+def test_emodpe(entry: EpcmEntry | None, prot: int, expected: object, after: int | None) -> None:
     """Adds, and keeps PR."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.emodpe(at(0), at(1), prot)) == expected
@@ -278,12 +281,12 @@ def test_emodpe(entry: Entry | None, prot: int, expected: object, after: int | N
         (TCS, R, "0x8001", None),
     ],
 )
-def test_emodpr(entry: Entry | None, prot: int, expected: object, after: int | None) -> None:
+def test_emodpr(entry: EpcmEntry | None, prot: int, expected: object, after: int | None) -> None:
     """Takes away, sets PR and the epoch."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.emodpr(at(0), at(1), prot)) == expected
     assert epcm.pages.get(at(0)) == (
-        entry if after is None else Entry(after, PT_REG, PR, epcm.epoch)
+        entry if after is None else EpcmEntry(after, PT_REG, PR, epcm.epoch)
     )
 
 
@@ -304,12 +307,12 @@ def test_emodpr(entry: Entry | None, prot: int, expected: object, after: int | N
         (SETTLED, PT_VA, "#GP"),
     ],
 )
-def test_emodt(entry: Entry | None, page_type: int, expected: object) -> None:
+def test_emodt(entry: EpcmEntry | None, page_type: int, expected: object) -> None:
     """A new type, MODIFIED, with no permissions and without PR."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.emodt(at(0), at(1), page_type)) == expected
     assert epcm.pages.get(at(0)) == (
-        entry if expected else Entry(0, page_type, MODIFIED, epcm.epoch)
+        entry if expected else EpcmEntry(0, page_type, MODIFIED, epcm.epoch)
     )
 
 
@@ -339,11 +342,11 @@ def test_eremove() -> None:
         (TCS, None),
         (None, faults.PG_INVLD),
         (SWAPPING, faults.BLKSTATE),
-        (Entry(0, PT_SECS), faults.PG_IS_SECS),
-        (Entry(0, PT_VA), faults.NOTBLOCKABLE),
+        (EpcmEntry(0, PT_SECS), faults.PG_IS_SECS),
+        (EpcmEntry(0, PT_VA), faults.NOTBLOCKABLE),
     ],
 )
-def test_eblock(entry: Entry | None, expected: object) -> None:
+def test_eblock(entry: EpcmEntry | None, expected: object) -> None:
     """A blocked page is not accessible."""
     epcm = enclave(entry)
     assert outcome(lambda: epcm.eblock(at(0), at(1))) == expected
@@ -364,7 +367,7 @@ ACCESSES = {
 @pytest.mark.parametrize("state", [0, PR])
 def test_access_by_permissions(prot: int, state: int) -> None:
     """PR does not block: the permissions that are left are in force at once."""
-    epcm = enclave(Entry(prot, PT_REG, state))
+    epcm = enclave(EpcmEntry(prot, PT_REG, state))
     got = [outcome(partial(epcm.access, at(0), at(1), kind)) for kind in ("load", "store", "fetch")]
     assert tuple(got) == ACCESSES[prot]
 
@@ -380,12 +383,12 @@ def test_access_by_permissions(prot: int, state: int) -> None:
         NEW_TCS,
         SWAPPING,
         ELSEWHERE,
-        Entry(RWX, PT_VA),
-        Entry(RWX, PT_SECS),
-        Entry(RWX, PT_REG, MODIFIED),
+        EpcmEntry(RWX, PT_VA),
+        EpcmEntry(RWX, PT_SECS),
+        EpcmEntry(RWX, PT_REG, MODIFIED),
     ],
 )
-def test_no_access_at_all(entry: Entry | None) -> None:
+def test_no_access_at_all(entry: EpcmEntry | None) -> None:
     """A page that is not a settled REG page at its own place."""
     epcm = enclave(entry)
     got = [outcome(partial(epcm.access, at(0), at(1), kind)) for kind in ("load", "store", "fetch")]
@@ -433,7 +436,7 @@ def test_tracking() -> None:
     epcm.leave(1)
     assert outcome(epcm.etrack) is None, "the cycle is complete"
     assert accept() is None
-    assert epcm.pages.get(at(0)) == Entry(R)
+    assert epcm.pages.get(at(0)) == EpcmEntry(R)
 
 
 def test_an_interrupt_completes_a_cycle() -> None:
@@ -455,7 +458,7 @@ def test_tracked_pages_merge() -> None:
         epcm.etrack()
     assert len(epcm.pages) == 2
     epcm.settle(at(0), at(2))
-    assert list(epcm.pages) == [(at(0), at(2), Entry(R, PT_REG, PR, TRACKED))]
+    assert list(epcm.pages) == [(at(0), at(2), EpcmEntry(R, PT_REG, PR, TRACKED))]
 
 
 def test_mixed_change_restricts_before_it_extends() -> None:
@@ -466,4 +469,4 @@ def test_mixed_change_restricts_before_it_extends() -> None:
     epcm.etrack()
     epcm.emodpe(at(0), at(1), X)
     epcm.eaccept(at(0), at(1), RX, PR)
-    assert epcm.pages.get(at(0)) == Entry(RX)
+    assert epcm.pages.get(at(0)) == EpcmEntry(RX)

@@ -12,7 +12,7 @@ import pytest
 
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM, Meter
 from laconic.sgx.model.driver import Driver, Epc
-from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.epcm import EpcmEntry
 from laconic.sgx.model.failures import Failure, Plan
 from laconic.sgx.model.faults import (
     NOT_TRACKED,
@@ -97,7 +97,7 @@ def test_counts_as_the_meter_does() -> None:
         "eremove": 7,
         "pages_zeroed": 7,
     }
-    assert list(machine.driver.epcm.pages) == [(at(2), at(9), Entry(X))]
+    assert list(machine.driver.epcm.pages) == [(at(2), at(9), EpcmEntry(X))]
     assert machine.driver.epc.used == 7
 
 
@@ -290,8 +290,8 @@ def test_effective() -> None:
     ]
     machine.access(at(0), "store")
     assert refused(lambda: machine.access(at(4), "store")).fault == 0x7
-    assert machine.driver.epcm.pages.get(at(2)) == Entry(0, PT_TCS)
-    assert machine.driver.epcm.pages.get(at(5)) == Entry(RW, PT_REG, PENDING)
+    assert machine.driver.epcm.pages.get(at(2)) == EpcmEntry(0, PT_TCS)
+    assert machine.driver.epcm.pages.get(at(5)) == EpcmEntry(RW, PT_REG, PENDING)
 
 
 def test_copies_from_pages_of_the_enclave() -> None:

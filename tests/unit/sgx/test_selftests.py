@@ -13,7 +13,7 @@ import pytest
 
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
 from laconic.sgx.model.driver import Driver, DriverPage, Reply
-from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.epcm import EpcmEntry
 from laconic.sgx.model.faults import NOT_TRACKED, GeneralProtection, LeafError, PageFault
 
 PAGE = 4096
@@ -47,7 +47,7 @@ def code(driver: Driver, address: int, kind: str) -> int:
     return caught.value.error_code
 
 
-def run_of(driver: Driver, address: int) -> Entry | None:
+def run_of(driver: Driver, address: int) -> EpcmEntry | None:
     """The page's EPCM entry."""
     return driver.epcm.pages.get(address)
 
@@ -67,7 +67,7 @@ def test_pte_permissions(driver: Driver) -> None:
     assert driver.mprotect(DATA, DATA + PAGE, R) == 0
     assert code(driver, DATA, "store") == 0x7
     driver.access(DATA, "load")
-    assert run_of(driver, DATA) == Entry(RW), "the EPCM knows nothing of it"
+    assert run_of(driver, DATA) == EpcmEntry(RW), "the EPCM knows nothing of it"
     assert driver.mprotect(DATA, DATA + PAGE, RW) == 0
     driver.access(DATA, "store")
 
@@ -90,7 +90,7 @@ def test_augment(driver: Driver) -> None:
     goes through."""
     assert run_of(driver, HEAP) is None
     assert code(driver, HEAP, "store") == 0x8007
-    assert run_of(driver, HEAP) == Entry(RW, PT_REG, PENDING)
+    assert run_of(driver, HEAP) == EpcmEntry(RW, PT_REG, PENDING)
     assert code(driver, HEAP, "store") == 0x8007, "again, with no second page"
     driver.epcm.eaccept(HEAP, HEAP + PAGE, RW, PENDING)
     driver.access(HEAP, "store")
@@ -127,7 +127,7 @@ def test_tcs_create(driver: Driver) -> None:
     assert driver.mprotect(tcs, tcs + PAGE, RW) == 0
     assert code(driver, tcs, "load") == 0x8005
     driver.epcm.eaccept(tcs, tcs + PAGE, 0, MODIFIED, PT_TCS)
-    assert run_of(driver, tcs) == Entry(0, PT_TCS)
+    assert run_of(driver, tcs) == EpcmEntry(0, PT_TCS)
     assert code(driver, tcs, "load") == 0x8005, "a TCS is the processor's"
 
     assert driver.modify_types(HEAP - BASE, length, PT_TRIM) == Reply(0, length)
@@ -141,7 +141,7 @@ def test_remove_added_page_no_eaccept(driver: Driver) -> None:
     driver.access(DATA, "store")
     assert driver.modify_types(DATA - BASE, PAGE, PT_TRIM) == Reply(0, PAGE)
     assert driver.remove_pages(DATA - BASE, PAGE) == Reply(-EPERM, 0)
-    assert run_of(driver, DATA) == Entry(0, PT_TRIM, MODIFIED)
+    assert run_of(driver, DATA) == EpcmEntry(0, PT_TRIM, MODIFIED)
 
 
 def test_remove_without_trim(driver: Driver) -> None:
@@ -184,7 +184,7 @@ def test_remove_and_touch_again(driver: Driver) -> None:
     driver.epcm.eaccept(DATA, DATA + PAGE, 0, MODIFIED, PT_TRIM)
     driver.remove_pages(DATA - BASE, PAGE)
     assert code(driver, DATA, "store") == 0x8007
-    assert run_of(driver, DATA) == Entry(RW, PT_REG, PENDING)
+    assert run_of(driver, DATA) == EpcmEntry(RW, PT_REG, PENDING)
 
 
 def test_eaccept_without_a_tracking_cycle(driver: Driver) -> None:

@@ -16,10 +16,10 @@ class Made(Memory):
     def __init__(self) -> None:
         super().__init__()
         self.code = bytearray(b"\x90" * 0x20000)
-        self.asked = 0
+        self.searches = 0
 
     def read(self, tid: int, address: int, size: int) -> bytes:
-        self.asked += 1
+        self.searches += 1
         return bytes(self.code[max(address - CODE, 0) :][:size]) if address >= CODE else b""
 
     def put(self, address: int, data: bytes) -> int:
@@ -149,9 +149,9 @@ def test_a_guess_is_read_from_memory_once() -> None:
     ours = made.call(CODE + 0x100, CODE + 0x1000)
     for _ in range(3):
         assert made.frame(CODE + 0x1008, 0, 0, ours, calls=calls) == 24
-    asked = made.asked
-    assert made.frame(CODE + 0x1008, 0, 0, ours, calls=calls) == 24 and made.asked == asked
+    searches = made.searches
+    assert made.frame(CODE + 0x1008, 0, 0, ours, calls=calls) == 24 and made.searches == searches
     for _ in range(20):
         assert made.frame(CODE + 0x8000, 3, 4, leaf=False, calls=calls) is None
     calls.clear()
-    assert made.frame(CODE + 0x1008, 0, 0, ours, calls=calls) == 24 and made.asked > asked
+    assert made.frame(CODE + 0x1008, 0, 0, ours, calls=calls) == 24 and made.searches > searches

@@ -217,13 +217,13 @@ def test_nothing_that_a_program_does_kills_it(maker: type[EveryCall], seed: int)
         untouched = 0
         pal = p.strategy.pal
         for start, end, vma in p.space.vmas:
-            asked = vma.flags & RWX
+            requested = vma.flags & RWX
             assert all(
-                ours is not None and ours.prot == asked
+                ours is not None and ours.prot == requested
                 for _, _, ours in p.strategy.vmas.runs(start, end)
             )
-            asked |= R if asked & W else 0
-            assert {had for _, _, had in pal.pages.runs(start, end)} <= {asked, LAZY}
+            requested |= R if requested & W else 0
+            assert {had for _, _, had in pal.pages.runs(start, end)} <= {requested, LAZY}
             untouched += sum(e - s for s, e in pal.committed(start, end)) // PAGE - p.touches.count(
                 start, end
             )

@@ -162,7 +162,9 @@ def test_a_call_that_was_begun_before(tmp_path: Path) -> None:
     builder = Builder(tmp_path / "a.trace")
     number = builder.file("/x", mode=READABLE)
     runs = ((BASE, BASE + 8192, 0),)
-    builder.row("begin", 0, 8192, 1, 0x8002, 3, 0, said=CODES["mmap"], file=number, touched=runs)
+    builder.row(
+        "begin", 0, 8192, 1, 0x8002, 3, 0, call_code=CODES["mmap"], file=number, touched=runs
+    )
     builder.row("munmap", BASE, 4096, tid=101)
     builder.row("mmap", 0, 8192, 1, 0x8002, 3, 0, result=BASE)
     frame = pl.read_parquet(written(builder.end(), "parquet", tmp_path))

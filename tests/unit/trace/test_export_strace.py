@@ -101,7 +101,7 @@ def test_a_call_that_was_begun_before(tmp_path: Path) -> None:
     open."""
     builder = Builder(tmp_path / "a.trace")
     number = builder.file("/x", mode=READABLE)
-    builder.row("begin", 0, 8192, 1, 0x8002, 3, 0, said=CODES["mmap"], file=number)
+    builder.row("begin", 0, 8192, 1, 0x8002, 3, 0, call_code=CODES["mmap"], file=number)
     builder.row("munmap", BASE, 4096, tid=101)
     builder.row("mmap", 0, 8192, 1, 0x8002, 3, 0, result=BASE)
     lines = exported(builder.end(), tmp_path).read_text().splitlines()

@@ -99,8 +99,8 @@ def test_compare_and_callers_count_the_same(call: str, tmp_path: Path) -> None:
     """The first touch of a page belongs to the call that mapped it, in both."""
     trace = begun(tmp_path / "touched.trace")
     length = PAGES * PAGE_SIZE
-    trace.row("mmap", 0, length, RW, ANON, -1, 0, result=BASE, said=1, kinds=int(MAP))
-    trace.row("mprotect", BASE, PAGE_SIZE, 1, said=1, kinds=int(RESTRICT))
+    trace.row("mmap", 0, length, RW, ANON, -1, 0, result=BASE, host_calls=1, kinds=int(MAP))
+    trace.row("mprotect", BASE, PAGE_SIZE, 1, host_calls=1, kinds=int(RESTRICT))
     trace.row("exit", 0, touched=((BASE, BASE + PAGE_SIZE, 0),))
     path = trace.end()
     selection = Selection(calls=(call,))

@@ -68,7 +68,7 @@ def batches(path: Path) -> tuple[list[int], list[list[Row]]]:
                 3,
                 result=place,
                 state=CHOSEN,
-                said=1,
+                host_calls=1,
                 kinds=1,
                 file=file,
                 touched=touched,
@@ -121,7 +121,7 @@ def test_values_at_their_limits() -> None:
     highest |= {f"a{place}": (1 << 64) - 1 for place in range(6)}
     highest |= {
         "state": 255,
-        "said": (1 << 32) - 1,
+        "host_calls": (1 << 32) - 1,
         "kinds": 65535,
         "file": (1 << 32) - 1,
         "shown": 1,
@@ -479,7 +479,7 @@ def test_a_call_that_kept_nobody_waiting_has_what_was_known_when_it_began(tmp_pa
     call's."""
     trace = Builder(tmp_path / "a.trace")
     pages = ((BASE, BASE + 4096, 0),)
-    trace.row("begin", BASE, 8192, 4, said=CODES["madvise"], touched=pages)
+    trace.row("begin", BASE, 8192, 4, call_code=CODES["madvise"], touched=pages)
     trace.row("madvise", BASE, 8192, 4, tid=101)
     trace.row("madvise", BASE, 8192, 4)
     trace.row("madvise", BASE, 8192, 4)

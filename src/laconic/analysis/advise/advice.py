@@ -103,12 +103,3 @@ def shown_size(size: float) -> str:
             break
         value, unit, decimals = value / 1024, larger, 1
     return f"{value:,.{decimals}f} {unit}"
-
-
-def span(low: float, high: float) -> str:
-    """Return a range of counts as text; one number if both ends are the same.
-
-    >>> span(5, 5), span(1000, 2000)
-    ('5', '1,000 to 2,000')
-    """
-    return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from laconic.memory.space import AddressSpace
     from laconic.sgx.costs import CostProfile
     from laconic.sgx.meter import Meter
+    from laconic.trace.numbers import LowHigh
     from laconic.trace.reader import TraceReader
 
 #: The strategies whose costs are shown: what a library OS does today, the same with EXINFO off, and
 #: Laconic's.
 TODAY, EAGER, OURS = "every-call", "every-call, no EXINFO", "laconic"
 SHOWN = (TODAY, EAGER, OURS)
-Span = tuple[float, float]
 #: The significant part of a figure: a smaller difference may occur between two equal runs.
 NOISE = 0.05
 
@@ -50,9 +50,9 @@ class Cost:
     """What one strategy costs on a trace, each as (lowest, highest). `cycles` are by the profile;
     `epc_pages` is the maximum of committed pages, in all enclaves at once."""
 
-    host_calls: Span
-    cycles: Span
-    epc_pages: Span
+    host_calls: LowHigh
+    cycles: LowHigh
+    epc_pages: LowHigh
 
 
 @dataclass(slots=True)

@@ -17,14 +17,13 @@ from laconic.analysis.advise.advice import (
     power_of_two,
     round_up,
     shown_size,
-    span,
 )
-from laconic.analysis.advise.figures import EAGER, OURS, TODAY, AdviceFigures, Span
+from laconic.analysis.advise.figures import EAGER, OURS, TODAY, AdviceFigures
 from laconic.analysis.advise.watch import MIB, Image
 from laconic.memory.flags import PAGE_SHIFT, VM_PROT
 from laconic.memory.vma import Vma
 from laconic.sgx.meter import ANY_MACHINE, Counts
-from laconic.trace.numbers import cycles
+from laconic.trace.numbers import LowHigh, cycles, low_to_high
 from laconic.trace.words import plural
 
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ def _size(figures: AdviceFigures, size: dict[str, Any], edmm: Advice) -> Advice:
         f"(not measured) {shown_size(size['need'])}; a power of two that leaves "
         f"{100 * (1 - size['need'] / size['value']):.0f} % free. Without EDMM the enclave must "
         "hold all of that; with EDMM it is an address range, in which reservations count as well, "
-        f"and what is committed at most is {span(*today)} pages ({TODAY}) or {span(*ours)} "
-        f"({OURS}), over all processes"
+        f"and what is committed at most is {low_to_high(*today)} pages ({TODAY}) or "
+        f"{low_to_high(*ours)} ({OURS}), over all processes"
     )
     if figures.source != "run":
         why += (
@@ -379,12 +378,12 @@ def _exinfo(figures: AdviceFigures, edmm: Advice) -> Advice:
     )
 
 
-def _lazily(lazy: int, low: int, high: int, costs: list[Span] | None) -> Iterator[str]:
+def _lazily(lazy: int, low: int, high: int, costs: list[LowHigh] | None) -> Iterator[str]:
     if lazy:
         touches = (
             plural(low, "first touch", "first touches")
             if low == high
-            else f"{span(low, high)} first touches"
+            else f"{low_to_high(low, high)} first touches"
         )
         yield f"{plural(lazy, 'page')} were mapped MAP_NORESERVE, and there were {touches} in them"
         if costs:

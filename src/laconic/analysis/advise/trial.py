@@ -9,8 +9,9 @@ from os.path import basename
 from typing import TYPE_CHECKING
 
 from laconic.analysis.advise import manifest
-from laconic.analysis.advise.advice import MANIFEST, Advice, span
+from laconic.analysis.advise.advice import MANIFEST, Advice
 from laconic.analysis.advise.figures import NOISE, SHOWN, TODAY, AdviceFigures, Cost
+from laconic.trace.numbers import low_to_high
 from laconic.trace.words import plural
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def _changes(
     counts, programs = [len(each.images) for each in runs], len(figures.images)
     if outside(counts, programs, 0):
         differences.append(
-            f"{plural(programs, 'program')} ran, {span(min(counts), max(counts))} before"
+            f"{plural(programs, 'program')} ran, {low_to_high(min(counts), max(counts))} before"
         )
     if figures.losses:
         differences.append(f"its trace is not complete: {figures.losses[0]}")

@@ -294,9 +294,9 @@ class Watch(Strategy):
         """Record first touches. O(log n + k)."""
         if vma.flags & VM_NORESERVE:
             self.image.lazy_touched += end - start >> PAGE_SHIFT
-        for begin, stop, region in self.regions.runs(start, end):
+        for run_start, run_end, region in self.regions.runs(start, end):
             if region is not None:
-                region.touched.set(begin, stop, True)
+                region.touched.set(run_start, run_end, True)
 
     def grow(self, start: int, end: int, vma: Vma) -> None:
         """Record the growth of a stack. O(1)."""
@@ -351,18 +351,18 @@ class Watch(Strategy):
                 bool(kind & MAP or (by_mmap and kind & (ZERO | FILE))) and source is None,
             )
         before, after = (0 if vma is None else vma.flags & VM_PROT for vma in (held, wanted))
-        for begin, stop, region in list(self.regions.runs(start, end)):
+        for run_start, run_end, region in list(self.regions.runs(start, end)):
             if region is None:
                 continue
             if wanted is None:
-                self.regions.clear(begin, stop)
+                self.regions.clear(run_start, run_end)
                 self._gone(region)
             region.executable |= bool(after & PROT_EXEC)
             if bool(before) != bool(after):
                 region.opens += bool(after)
-                region.opened += stop - begin if after else begin - stop
+                region.opened += run_end - run_start if after else run_start - run_end
                 region.peak = max(region.peak, region.opened)
-                region.guards += bool(not after and wanted is not None and begin > region.start)
+                region.guards += bool(not after and wanted is not None and run_start > region.start)
         if (
             wanted is None
             or wanted.file is not None
@@ -422,8 +422,8 @@ class Watch(Strategy):
         if _is_eager(vma):
             image.eager -= size
         if image.oversized:
-            for begin, stop, oversized in self.oversized.runs(start, end):
-                image.oversized -= stop - begin if oversized else 0
+            for run_start, run_end, oversized in self.oversized.runs(start, end):
+                image.oversized -= run_end - run_start if oversized else 0
             self.oversized.clear(start, end)
         if not flags & VM_PROT:
             image.closed -= size
@@ -446,31 +446,31 @@ class Watch(Strategy):
     def _new(self, args: tuple[int, ...], start: int, changes: tuple[Change, ...]) -> None:
         if len(changes) != 1 or changes[0].kind != MAP:
             return
-        _, begin, end, vma, _, _ = changes[0]
+        _, map_start, map_end, vma, _, _ = changes[0]
         assert vma is not None
-        length, image = end - begin, self.image
+        length, image = map_end - map_start, self.image
         if vma.file is not None:
             return
         image.go_heap |= start == GO_HEAP
         if args[3] & MAP_STACK or (length >= LARGE and not vma.flags & VM_PROT):
-            region = Region(begin, length, stack=bool(args[3] & MAP_STACK))
+            region = Region(map_start, length, stack=bool(args[3] & MAP_STACK))
             region.opened = region.peak = length if vma.flags & VM_PROT else 0
             if len(image.regions) < _KEPT or region.stack:
                 image.regions[region] = None
-                self.regions.set(begin, end, region)
+                self.regions.set(map_start, map_end, region)
         elif length >= LARGE and any(name.startswith(OPENBLAS) for name in image.files):
             if len(image.buffers) < _KEPT:
-                region = Region(begin, length)
+                region = Region(map_start, length)
                 image.buffers[region] = NO_STACK
-                self.regions.set(begin, end, region)
+                self.regions.set(map_start, map_end, region)
         elif (
             vma.flags & VM_PROT
             and BLOCK_LEAST <= length <= BLOCK_MOST
             and length % CHUNK
             and not args[0]
         ):
-            image.block_bytes += length - image.blocks.get(begin, 0)
-            image.blocks[begin] = length
+            image.block_bytes += length - image.blocks.get(map_start, 0)
+            image.blocks[map_start] = length
             image.peak_blocks = max(image.peak_blocks, image.block_bytes)
 
     # The heap

@@ -62,9 +62,9 @@ class Area(NamedTuple):
 _State = tuple[int, str, int, int]
 #: Returns the number of touched pages in a range of bytes (process, start, end); None if it is
 #: unknown.
-Touched = Callable[[int, int, int], int | None]
+CountTouched = Callable[[int, int, int], int | None]
 #: Returns who mapped the pages of a range: runs of (start, end, site), -1 for none.
-Owners = Callable[[int, int], Iterable[tuple[int, int, int]]]
+FindSites = Callable[[int, int], Iterable[tuple[int, int, int]]]
 
 
 class Areas:
@@ -75,7 +75,7 @@ class Areas:
     are dropped: `left_out` counts them.
     """
 
-    def __init__(self, touched: Touched, limit: int = 60_000) -> None:
+    def __init__(self, touched: CountTouched, limit: int = 60_000) -> None:
         self.touched = touched
         self.limit = limit
         self.step = self.grain = 1
@@ -87,7 +87,7 @@ class Areas:
         self,
         process: int,
         space: AddressSpace | None,
-        owners: Owners,
+        owners: FindSites,
         start: int,
         end: int,
         now: int,
@@ -97,19 +97,21 @@ class Areas:
         if living is None:
             living = self._living[process] = RangeMap()
         wanted = [] if space is None else _looks(space, owners, start, end)
-        for begin, stop, look in wanted or [(start, end, None)]:
-            for low, high, state in list(living.runs(begin, stop)):
+        for look_start, look_end, look in wanted or [(start, end, None)]:
+            for run_start, run_end, state in list(living.runs(look_start, look_end)):
                 if look is None:
                     if state is not None:
-                        self._end(process, low, high, state, now)
-                        living.clear(low, high)
+                        self._end(process, run_start, run_end, state, now)
+                        living.clear(run_start, run_end)
                 elif state is None:
-                    living.set(low, high, (*look, now))
+                    living.set(run_start, run_end, (*look, now))
                 elif state[:3] != look:
-                    self._end(process, low, high, state, now)
-                    living.set(low, high, (*look, now))
+                    self._end(process, run_start, run_end, state, now)
+                    living.set(run_start, run_end, (*look, now))
 
-    def sync_all(self, process: int, space: AddressSpace | None, owners: Owners, now: int) -> None:
+    def sync_all(
+        self, process: int, space: AddressSpace | None, owners: FindSites, now: int
+    ) -> None:
         """Adopt the state of a whole address space. O(n)."""
         self.sync(process, space, owners, 0, TASK_SIZE, now)
 
@@ -125,10 +127,10 @@ class Areas:
 
     def _end(self, process: int, start: int, end: int, state: _State, now: int) -> None:
         prot, name, site, since = state
-        first, last = start >> PAGE_SHIFT, end >> PAGE_SHIFT
+        first_page, end_page = start >> PAGE_SHIFT, end >> PAGE_SHIFT
         pages = self.touched(process, start, end)
-        tenths = -1 if pages is None else _tenths(pages, last - first)
-        area = Area(process, first, last, prot, name, since, now, site, tenths)
+        tenths = -1 if pages is None else _tenths(pages, end_page - first_page)
+        area = Area(process, first_page, end_page, prot, name, since, now, site, tenths)
         if self.step > 1:
             self.ended += coarser([area], self.step)
         else:
@@ -170,47 +172,54 @@ def broader(areas: Iterable[Area], grain: int) -> list[Area]:
     for area in areas:
         by_process.setdefault(area.process, []).append(area)
     for process, own in by_process.items():
-        begin: dict[int, list[Area]] = {}
+        starting: dict[int, list[Area]] = {}
         for area in own:
-            begin.setdefault(area.since, []).append(area)
+            starting.setdefault(area.since, []).append(area)
         alive: list[Area] = []
-        since: dict[_Cell, int] = {}
+        since: dict[_ShownArea, int] = {}
         for now in sorted({moment for area in own for moment in (area.since, area.until)}):
-            alive = sorted([area for area in alive if area.until > now] + begin.get(now, []))
+            alive = sorted([area for area in alive if area.until > now] + starting.get(now, []))
             shown = {cell: since.pop(cell, now) for cell in _cells(alive, grain)}
             # Areas that are no longer shown have ended.
             found += (
-                Area(process, start, end, prot, name, first, now, site, tenths)
-                for (start, end, prot, name, site, tenths), first in since.items()
+                Area(process, start, end, prot, name, area_since, now, site, tenths)
+                for (start, end, prot, name, site, tenths), area_since in since.items()
             )
             since = shown
     return found
 
 
 #: Start, end, protection, name, site, tenths.
-_Cell = tuple[int, int, int, str, int, int]
+_ShownArea = tuple[int, int, int, str, int, int]
 
 
-def _cells(alive: list[Area], grain: int) -> list[_Cell]:
+def _cells(alive: list[Area], grain: int) -> list[_ShownArea]:
     # Return the areas of one moment, by their start; equal neighbors are joined. They are processed
     # from the highest to the lowest, because an edge that is moved up ends where the pages that are
     # mapped without a gap do.
-    found: list[_Cell] = []
-    last = after = -1
+    found: list[_ShownArea] = []
+    mapped_end = above_start = -1
     for number in range(len(alive) - 1, -1, -1):
         area = alive[number]
-        low, high, shown = area.start, area.end, (area.prot, area.name, area.site, area.tenths)
-        if high != after:
-            last = high
-        after = low
-        start = -(-low // grain) * grain if number and alive[number - 1].end == low else low
-        start, end = min(start, last), min(-(-high // grain) * grain, last)
+        if area.end != above_start:
+            mapped_end = area.end
+        above_start = area.start
+        start = area.start
+        if number and alive[number - 1].end == area.start:
+            start = _rounded_up(area.start, grain)
+        start = min(start, mapped_end)
+        end = min(_rounded_up(area.end, grain), mapped_end)
         if start == end:
             continue
+        shown = (area.prot, area.name, area.site, area.tenths)
         if found and found[-1][0] == end and found[-1][2:] == shown:
             end = found.pop()[1]
         found.append((start, end, *shown))
     return found
+
+
+def _rounded_up(page: int, grain: int) -> int:
+    return -(-page // grain) * grain
 
 
 def fitted(
@@ -250,14 +259,17 @@ def fitted(
 _Look = tuple[int, int, tuple[int, str, int] | None]
 
 
-def _looks(space: AddressSpace, owners: Owners, start: int, end: int) -> list[_Look]:
+def _looks(space: AddressSpace, owners: FindSites, start: int, end: int) -> list[_Look]:
     looks: list[_Look] = []
-    for begin, stop, vma in space.vmas.runs(start, end):
+    for vma_start, vma_end, vma in space.vmas.runs(start, end):
         if vma is None:
-            looks.append((begin, stop, None))
+            looks.append((vma_start, vma_end, None))
             continue
-        prot, name = vma.flags & VM_PROT, _name(space, begin, stop, vma)
-        looks += ((low, high, (prot, name, site)) for low, high, site in owners(begin, stop))
+        prot, name = vma.flags & VM_PROT, _name(space, vma_start, vma_end, vma)
+        looks += (
+            (run_start, run_end, (prot, name, site))
+            for run_start, run_end, site in owners(vma_start, vma_end)
+        )
     return looks
 
 

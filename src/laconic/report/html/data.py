@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.schemas import SCHEMAS, Json
 from laconic.analysis.timeline.areas import Area, fitted
 from laconic.analysis.timeline.cells import CellTally
 from laconic.analysis.timeline.collect import Page
@@ -19,7 +19,6 @@ from laconic.report.html.numbers import CLOCK
 from laconic.report.text import plain
 from laconic.trace.stacks import NO_STACK
 
-Json = dict[str, Any]
 #: The maximum number of frames of a stack that are shown, half of them innermost.
 FRAMES = 1_000
 #: The number of rows of the list on the first screen.
@@ -231,7 +230,7 @@ def _strategies(page: Page) -> Json | None:
 # Sites
 
 
-class _Stacks:
+class _StackData:
     # Stacks and places by number. Frames form a tree from the outermost functions on, so the common
     # parts of stacks are stored once.
 
@@ -309,10 +308,10 @@ NO_STACK_ROW, OTHERS_ROW, SUPPRESSED_ROW, AROUND_ROW = -1, -2, -3, -4
 
 def _sites(
     page: Page, limits: PageLimits, names: NameTable, reasons: Sequence[str]
-) -> tuple[_Stacks, list[list[Any]], list[int]]:
+) -> tuple[_StackData, list[list[Any]], list[int]]:
     # The most expensive sites first; those beyond the limit in one row; then the suppressed ones,
     # one row for each reason and call. `order`: the row of each site of the page.
-    stacks = _Stacks(page, names)
+    stacks = _StackData(page, names)
     ranked = sorted(
         (number for number in range(len(page.sites)) if number not in page.hidden),
         key=lambda number: (

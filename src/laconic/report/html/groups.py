@@ -67,10 +67,10 @@ class Group:
         self.tally.add(other.tally)
 
 
-Key = tuple[str, str, str, str]
+GroupKey = tuple[str, str, str, str]
 
 
-def key_of(page: Page, number: int) -> Key:
+def key_of(page: Page, number: int) -> GroupKey:
     """Return what the sites of one group have in common: call, function, line and module."""
     site = page.sites[number]
     reason = page.hidden.get(number)
@@ -89,7 +89,7 @@ def _program(path: str) -> str:
 
 def groups(page: Page) -> list[Group]:
     """Return all groups, the most expensive first. O(sites)."""
-    found: dict[Key, Group] = {}
+    found: dict[GroupKey, Group] = {}
     for number in range(len(page.sites)):
         key = key_of(page, number)
         group = found.get(key)

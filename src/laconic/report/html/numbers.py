@@ -4,17 +4,17 @@ the same."""
 from __future__ import annotations
 
 from laconic.report import numbers
-from laconic.report.numbers import CLOCK, Unit, digits
+from laconic.report.numbers import CLOCK, Unit, digits, ends_text
+from laconic.trace.numbers import LowHigh
 
 __all__ = [
     "CLOCK",
-    "Range",
     "Unit",
-    "between",
     "count",
     "cycles",
     "digits",
     "middle",
+    "ratio",
     "seconds",
     "share",
     "size",
@@ -28,8 +28,6 @@ __all__ = [
 _SPACE, _JOIN = "\u00a0", "\u2060"
 #: Counts are exact below this.
 _EXACT = 10_000
-
-Range = tuple[float, float]
 
 
 def unbroken(number: str) -> str:
@@ -51,14 +49,13 @@ def unit(cycles: float) -> Unit:
     return numbers.unit([cycles])
 
 
-def between(low: float, high: float, letter: str = "") -> str:
-    """Return a range of plain numbers; equal ends are written once."""
-    first, last = digits(low), digits(high)
-    ends = first if first == last else f"{first}–{last}"
+def ratio(low: float, high: float, letter: str = "") -> str:
+    """Return a range of ratios; equal ends are written once."""
+    ends = ends_text(digits(low), digits(high))
     return unbroken(f"{ends} {letter}" if letter else ends)
 
 
-def cycles(span: Range, of: Unit | None = None) -> str:
+def cycles(span: LowHigh, of: Unit | None = None) -> str:
     """Return a range of cycles, in the unit `of` or in its own; below 1 % of a unit: `<0.01`."""
     scale, letter = of or unit(span[1])
     text = numbers.span(*span, (scale, letter))
@@ -67,7 +64,7 @@ def cycles(span: Range, of: Unit | None = None) -> str:
     return unbroken(f"{text} {letter}" if letter and span[1] else text)
 
 
-def seconds(span: Range) -> str:
+def seconds(span: LowHigh) -> str:
     """Return cycles as seconds at the clock rate `CLOCK`."""
     return unbroken(numbers.seconds(*span) if span[1] else "0 s")
 
@@ -86,9 +83,9 @@ def times(low: float, high: float) -> str:
     """Return a ratio as a range: `9.18–10.3 ×`."""
     if low >= 1000:
         return f">1,000{_SPACE}×"
-    return between(low, high, "×")
+    return ratio(low, high, "×")
 
 
-def middle(span: Range) -> float:
+def middle(span: LowHigh) -> float:
     """Return the middle of a range, for uses that need one number."""
     return (span[0] + span[1]) / 2

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from html import escape
 
-from laconic.analysis.baseline import Key, Tally
+from laconic.analysis.baseline import Key, KeyTally
 from laconic.analysis.callers import AROUND, SITE, SUPPRESSED, CycleSpan
 from laconic.analysis.compare import BOUND, Compared
 from laconic.analysis.diff import Delta
@@ -183,7 +183,7 @@ def _part(was: float, now: float) -> str:
     return f"{share(abs(now - was), was)} {'more' if now > was else 'less'}"
 
 
-def _span(tally: Tally) -> CycleSpan:
+def _span(tally: KeyTally) -> CycleSpan:
     return CycleSpan(tally.cycles_low, tally.cycles)
 
 
@@ -519,8 +519,8 @@ def _both(name: str, before: Compared, after: Compared) -> Delta:
     return Delta(Key(""), _tally(was), _tally(now))
 
 
-def _tally(span: CycleSpan) -> Tally:
-    return Tally(cycles_low=round(span.low), cycles=round(span.high))
+def _tally(span: CycleSpan) -> KeyTally:
+    return KeyTally(cycles_low=round(span.low), cycles=round(span.high))
 
 
 def _strategy(name: str, before: Compared, after: Compared, most: float, unit: numbers.Unit) -> str:

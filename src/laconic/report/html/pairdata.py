@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from laconic.analysis.pair import Box, Pair, PairRow, Side
-from laconic.analysis.schemas import SCHEMAS
+from laconic.analysis.schemas import SCHEMAS, Json
 from laconic.report import compare
 from laconic.report import diff as report
 from laconic.report.text import plain
-
-Json = dict[str, Any]
 
 
 def as_json(pair: Pair) -> Json:

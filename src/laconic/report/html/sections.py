@@ -21,16 +21,18 @@ from laconic.report.html.missing import missing
 from laconic.report.html.names import LOADER
 from laconic.report.html.numbers import (
     CLOCK,
-    Range,
     count,
     cycles,
     middle,
     seconds,
     share,
     size,
+    unbroken,
 )
+from laconic.report.numbers import ends_text, low_to_high
 from laconic.report.text import plain
 from laconic.sgx.meter import Counts
+from laconic.trace.numbers import LowHigh
 from laconic.trace.selection import Selection
 from laconic.trace.words import plural
 
@@ -148,7 +150,7 @@ def _warning(page: Page) -> str:
     )
 
 
-def strategy_cycles(page: Page, name: str) -> Range:
+def strategy_cycles(page: Page, name: str) -> LowHigh:
     """Return the total of a strategy, (0, 0) if it was not compared."""
     if page.compared is None or name not in page.compared.strategies:
         return 0, 0
@@ -214,7 +216,7 @@ def _three(page: Page) -> str:
     )
 
 
-def _less(ratio: Range) -> str:
+def _less(ratio: LowHigh) -> str:
     # How many times less laconic costs than today; a ratio of about 1 is not shown.
     low, high = ratio
     if low >= 1.005:
@@ -304,7 +306,7 @@ def _saved(group: Group) -> str:
     return f"saves {share(today - laconic, today)}"
 
 
-def twin(today: Range, laconic: Range, most: float, height: int) -> str:
+def twin(today: LowHigh, laconic: LowHigh, most: float, height: int) -> str:
     """Return two bars, one above the other: today, and under laconic; each with its high end."""
 
     def width(value: float) -> str:
@@ -408,7 +410,7 @@ def _place(value: float, most: float) -> str:
     return f"{100 * value / most:.2f}%"
 
 
-def _floor_head(floor: Range, most: float, unit: tuple[float, str]) -> str:
+def _floor_head(floor: LowHigh, most: float, unit: tuple[float, str]) -> str:
     at = 100 * floor[0] / most
     anchor = "start" if at < 50 else "end"
     return (
@@ -419,7 +421,7 @@ def _floor_head(floor: Range, most: float, unit: tuple[float, str]) -> str:
     )
 
 
-def _strategy(page: Page, name: str, floor: Range, most: float, unit: tuple[float, str]) -> str:
+def _strategy(page: Page, name: str, floor: LowHigh, most: float, unit: tuple[float, str]) -> str:
     assert page.compared is not None
     figures = page.compared.strategies[name]
     low, high = figures.total.cycles
@@ -457,7 +459,7 @@ def _strategy(page: Page, name: str, floor: Range, most: float, unit: tuple[floa
     )
 
 
-def parts(page: Page, figures: Figures) -> list[Range]:
+def parts(page: Page, figures: Figures) -> list[LowHigh]:
     """Return the cost of each of `PARTS`: at the low end for the lowest counts, at the high end for
     the highest."""
     named = {event for part in PARTS for event in part.events}
@@ -518,7 +520,7 @@ def _strategy_table(page: Page, unit: tuple[float, str]) -> str:
         cells = [
             cycles(figures.total.cycles, unit),
             seconds(figures.total.cycles),
-            "–" if ratio is None else numbers.between(*ratio),
+            "–" if ratio is None else numbers.ratio(*ratio),
             *(
                 _counts(low, high, *events)
                 for events in (
@@ -543,13 +545,12 @@ def _counts(low: Counts, high: Counts, *events: str) -> str:
     first, last = (sum(getattr(counts, event) for event in events) for counts in (low, high))
     if first == last:
         return _exact(last)
-    return f'<span title="{first:,} to {last:,}">{count(first)}\u2060–\u2060{count(last)}</span>'
+    shown = unbroken(ends_text(count(first), count(last)))
+    return f'<span title="{low_to_high(first, last)}">{shown}</span>'
 
 
 def _pages(span: tuple[int, int]) -> str:
-    if size(span[0]) == size(span[1]):
-        return size(span[1])
-    return f"{size(span[0])}\u2060–\u2060{size(span[1])}"
+    return unbroken(ends_text(size(span[0]), size(span[1])))
 
 
 # Notes

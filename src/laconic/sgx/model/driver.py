@@ -135,19 +135,22 @@ class Driver:
         if self.epcm.initialised or self._invalid(offset, length) or bad:
             return Reply(-EINVAL, 0)
         start = self.base + offset
-        want, error = start + length, 0
-        stop = next((at for at, _, page in self.pages.runs(start, want) if page is not None), want)
-        if stop < want:
+        wanted_end, error = start + length, 0
+        end = next(
+            (at for at, _, page in self.pages.runs(start, wanted_end) if page is not None),
+            wanted_end,
+        )
+        if end < wanted_end:
             error = -EBUSY  # xa_insert
-        room = start + (self.epc.room(stop - start >> PAGE_SHIFT) << PAGE_SHIFT)
-        if room < stop:
-            stop, error = room, -ENOMEM
-        if start < stop:
-            self.epcm.eadd(start, stop, prot, page_type)
+        room = start + (self.epc.room(end - start >> PAGE_SHIFT) << PAGE_SHIFT)
+        if room < end:
+            end, error = room, -ENOMEM
+        if start < end:
+            self.epcm.eadd(start, end, prot, page_type)
             max_prot = PROT_READ | PROT_WRITE if page_type == PT_TCS else prot
-            self.pages.set(start, stop, DriverPage(page_type, max_prot))
-            self.epc.used += stop - start >> PAGE_SHIFT
-        return Reply(error, stop - start)
+            self.pages.set(start, end, DriverPage(page_type, max_prot))
+            self.epc.used += end - start >> PAGE_SHIFT
+        return Reply(error, end - start)
 
     def init(self) -> int:
         """ENCLAVE_INIT: return 0, or -EINVAL if it was called before."""
@@ -186,8 +189,8 @@ class Driver:
     def mprotect(self, start: int, end: int, prot: int) -> int:
         """mprotect of the host's mapping: return 0 or a negative errno. The EPCM does not change.
         O(log n + k)."""
-        stop, failure = self.plan.cut("mprotect", start, end)
-        error = self.host.mprotect(start, stop, prot) if start < stop else 0
+        cut_end, failure = self.plan.cut("mprotect", start, end)
+        error = self.host.mprotect(start, cut_end, prot) if start < cut_end else 0
         return error or (-failure.error if failure is not None else 0)
 
     def walk(self, start: int, end: int, kind: str) -> None:
@@ -217,11 +220,11 @@ class Driver:
             self.walk(start, end, kind)
         except HostFault as refused:
             end, fault = refused.address, refused
-        for at, stop, page in list(self.pages.runs(start, end)):
+        for run_start, run_end, page in list(self.pages.runs(start, end)):
             if page is None:
-                added += self._eaug(at, stop, kind)
+                added += self._eaug(run_start, run_end, kind)
             else:
-                self._load(at, stop, page, kind)
+                self._load(run_start, run_end, page, kind)
         if fault is not None:
             raise fault
         return added
@@ -236,13 +239,15 @@ class Driver:
     def _load(self, start: int, end: int, page: DriverPage, kind: str) -> None:
         # sgx_encl_load_page_in_vma, if no page table entry is present: the VMA may not exceed the
         # max-prot.
-        for at, stop, present in list(self.ptes.runs(start, end)):
-            for low, high, vma in () if present else self.host.vmas.runs(at, stop):
+        for run_start, run_end, present in list(self.ptes.runs(start, end)):
+            for vma_start, vma_end, vma in (
+                () if present else self.host.vmas.runs(run_start, run_end)
+            ):
                 if vma is not None and vma.prot & ~page.max_prot:
                     raise HostFault(
-                        low, PF_ACCESS[kind], SIGBUS, 0, "the VMA exceeds the page's max-prot"
+                        vma_start, PF_ACCESS[kind], SIGBUS, 0, "the VMA exceeds the page's max-prot"
                     )
-                self.ptes.set(low, high, True)
+                self.ptes.set(vma_start, vma_end, True)
 
     def _eaug(self, start: int, end: int, kind: str) -> int:
         # sgx_encl_eaug_page, one fault per page.
@@ -250,18 +255,18 @@ class Driver:
             raise HostFault(
                 start, PF_ACCESS[kind], SIGBUS, 0, "no EAUG: no SGX2, or not initialised"
             )
-        stop, failure = self.plan.cut("eaug", start, end)
-        room = start + (self.epc.room(stop - start >> PAGE_SHIFT) << PAGE_SHIFT)
-        if room < stop:
-            stop, failure = room, Failure(ENOMEM)
-        if start < stop:
-            self.epcm.eaug(start, stop)
-            self.pages.set(start, stop, DriverPage(PT_REG, PROT_RWX))
-            self.ptes.set(start, stop, True)
-            self.epc.used += stop - start >> PAGE_SHIFT
+        cut_end, failure = self.plan.cut("eaug", start, end)
+        room = start + (self.epc.room(cut_end - start >> PAGE_SHIFT) << PAGE_SHIFT)
+        if room < cut_end:
+            cut_end, failure = room, Failure(ENOMEM)
+        if start < cut_end:
+            self.epcm.eaug(start, cut_end)
+            self.pages.set(start, cut_end, DriverPage(PT_REG, PROT_RWX))
+            self.ptes.set(start, cut_end, True)
+            self.epc.used += cut_end - start >> PAGE_SHIFT
         if failure is not None:
-            raise HostFault(stop, PF_ACCESS[kind], SIGBUS, failure.error, "the EPC is full")
-        return stop - start >> PAGE_SHIFT
+            raise HostFault(cut_end, PF_ACCESS[kind], SIGBUS, failure.error, "the EPC is full")
+        return cut_end - start >> PAGE_SHIFT
 
     # Ioctls: offset and length are in bytes, as in the kernel's interface
 
@@ -274,7 +279,7 @@ class Driver:
         def step(start: int, end: int, page: DriverPage) -> None:
             if page.page_type != PT_REG:
                 raise _Stopped(start, -EINVAL)
-            self._change(start, end, lambda stop: self.epcm.emodpr(start, stop, permissions))
+            self._change(start, end, lambda cut_end: self.epcm.emodpr(start, cut_end, permissions))
 
         return self._ioctl("restrict", offset, length, bool(bad), step)
 
@@ -293,7 +298,7 @@ class Driver:
                 if max_prot & ~page.max_prot:
                     raise _Stopped(start, -EPERM)
             try:
-                self._change(start, end, lambda stop: self.epcm.emodt(start, stop, page_type))
+                self._change(start, end, lambda cut_end: self.epcm.emodt(start, cut_end, page_type))
             except _Stopped as stopped:
                 self._typed(start, stopped.address, DriverPage(page_type, max_prot))
                 if page_type == PT_TCS:  # sgx_zap_enclave_ptes comes before EMODT
@@ -309,17 +314,17 @@ class Driver:
         def step(start: int, end: int, page: DriverPage) -> None:
             if page.page_type != PT_TRIM:
                 raise _Stopped(start, -EPERM)
-            for at, stop, _ in list(self.epcm.pages.runs(start, end)):
+            for run_start, run_end, _ in list(self.epcm.pages.runs(start, end)):
                 # a probe, which changes nothing on a TRIM page: only #PF shows that it was accepted
                 try:
-                    self.epcm.emodpr(at, stop, PROT_RWX)
+                    self.epcm.emodpr(run_start, run_end, PROT_RWX)
                 except PageFault:
-                    self.epcm.eremove(at, stop)
-                    self.pages.clear(at, stop)
-                    self.ptes.clear(at, stop)
-                    self.epc.used -= stop - at >> PAGE_SHIFT
+                    self.epcm.eremove(run_start, run_end)
+                    self.pages.clear(run_start, run_end)
+                    self.ptes.clear(run_start, run_end)
+                    self.epc.used -= run_end - run_start >> PAGE_SHIFT
                 except LeafError:
-                    raise _Stopped(at, -EPERM) from None
+                    raise _Stopped(run_start, -EPERM) from None
 
         return self._ioctl("remove", offset, length, bool(count), step)
 
@@ -338,17 +343,17 @@ class Driver:
         if not self.epcm.initialised or self._invalid(offset, length) or bad:
             return Reply(-EINVAL, 0)
         start = self.base + offset
-        stop, failure = self.plan.cut(kind, start, start + length)
+        cut_end, failure = self.plan.cut(kind, start, start + length)
         try:
-            for at, end, page in list(self.pages.runs(start, stop)):
+            for run_start, run_end, page in list(self.pages.runs(start, cut_end)):
                 if page is None:
-                    raise _Stopped(at, -EFAULT)
-                step(at, end, page)
+                    raise _Stopped(run_start, -EFAULT)
+                step(run_start, run_end, page)
         except _Stopped as stopped:
             return Reply(stopped.error, stopped.address - start, stopped.result)
         if failure is not None:
-            return Reply(-(failure.error or EFAULT), stop - start, failure.code)
-        return Reply(0, stop - start)
+            return Reply(-(failure.error or EFAULT), cut_end - start, failure.code)
+        return Reply(0, cut_end - start)
 
     def _invalid(self, offset: int, length: int) -> bool:
         # sgx_validate_offset_length

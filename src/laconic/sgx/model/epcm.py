@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_RWX, PROT_WRITE
-from laconic.memory.rangemap import RangeMap
+from laconic.memory.rangemap import RangeMap, range_text
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM
 from laconic.sgx.model.faults import (
     BLKSTATE,
@@ -51,7 +51,7 @@ TRACKED: Final = 0
 NEEDS: Final = {"load": PROT_READ, "store": PROT_WRITE, "fetch": PROT_EXEC}
 
 
-class Entry(NamedTuple):
+class EpcmEntry(NamedTuple):
     """One valid EPCM entry; a hole in the map is VALID=0.
 
     `prot` contains R, W and X as PROT_READ, PROT_WRITE and PROT_EXEC. `state` contains PENDING,
@@ -75,7 +75,7 @@ class Entry(NamedTuple):
 
 #: Returns the exception if an SGX instruction fails on a page with this entry at this address, and
 #: otherwise None.
-Check = Callable[[Entry | None, int], Refused | None]
+PageCheck = Callable[[EpcmEntry | None, int], Refused | None]
 
 
 class Epcm:
@@ -102,7 +102,7 @@ class Epcm:
         self.valid = True
         self.epoch = 1
         self.threads: dict[int, int] = {}
-        self.pages: RangeMap[Entry] = RangeMap()
+        self.pages: RangeMap[EpcmEntry] = RangeMap()
 
     # Building
 
@@ -118,7 +118,7 @@ class Epcm:
         )
         self._gp("EADD", start, end, page_type == PT_REG and _bad(prot), "W without R")
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if entry is not None:
                 return PageFault("EADD", at, PF_SGX | PF_PROT, "the page is VALID already")
             return (
@@ -127,7 +127,9 @@ class Epcm:
                 else None
             )
 
-        self._fill("EADD", start, end, check, Entry(0 if page_type == PT_TCS else prot, page_type))
+        self._fill(
+            "EADD", start, end, check, EpcmEntry(0 if page_type == PT_TCS else prot, page_type)
+        )
 
     def einit(self) -> None:
         """Make the enclave ready to be entered. #GP if it is already."""
@@ -140,7 +142,7 @@ class Epcm:
     def eaug(self, start: int, end: int) -> None:
         """Add zeroed pages, PENDING, with R and W. #GP, #PF."""
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if entry is not None:
                 return PageFault("EAUG", at, PF_SGX | PF_PROT, "the page is VALID already")
             return (
@@ -149,7 +151,7 @@ class Epcm:
                 else GeneralProtection("EAUG", at, "the enclave is not initialised")
             )
 
-        self._fill("EAUG", start, end, check, Entry(PROT_READ | PROT_WRITE, PT_REG, PENDING))
+        self._fill("EAUG", start, end, check, EpcmEntry(PROT_READ | PROT_WRITE, PT_REG, PENDING))
 
     # The enclave's own instructions
 
@@ -182,7 +184,7 @@ class Epcm:
         )
         wanted = request & (PENDING | MODIFIED)
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if (
                 entry is None
                 or entry.state & BLOCKED
@@ -214,7 +216,7 @@ class Epcm:
         self._secinfo("EACCEPTCOPY", start, end, secinfo)
         self._gp("EACCEPTCOPY", start, end, _bad(prot), "W without R, or bits that are reserved")
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             fresh = entry is not None and entry.state & ~PR == PENDING and not entry.displacement
             if (
                 entry is None
@@ -225,8 +227,8 @@ class Epcm:
                 return LeafError("EACCEPTCOPY", at, PAGE_ATTRIBUTES_MISMATCH)
             return None
 
-        def lift(at: int, stop: int) -> None:
-            self._run("EACCEPTCOPY", at, stop, check, lambda old: Entry(prot))
+        def lift(piece_start: int, piece_end: int) -> None:
+            self._run("EACCEPTCOPY", piece_start, piece_end, check, lambda old: EpcmEntry(prot))
 
         if source is None:
             return lift(start, end)
@@ -239,16 +241,16 @@ class Epcm:
             "a bad source address",
         )
         inside = max(start, min(end, self.limit, self.limit + ahead))
-        at = start
-        while at < inside:
+        piece_start = start
+        while piece_start < inside:
             # Pages filled by this operation may be the source of its later pages.
-            stop = min(inside, at + ahead) if ahead > 0 else inside
-            readable = self._sources(at - ahead, stop - ahead) + ahead
-            if at < readable:
-                lift(at, readable)
-            if readable < stop:
+            piece_end = min(inside, piece_start + ahead) if ahead > 0 else inside
+            readable = self._sources(piece_start - ahead, piece_end - ahead) + ahead
+            if piece_start < readable:
+                lift(piece_start, readable)
+            if readable < piece_end:
                 raise self._unreadable("EACCEPTCOPY", readable, "the source")
-            at = stop
+            piece_start = piece_end
         if inside < end:
             raise GeneralProtection(
                 "EACCEPTCOPY", inside, "source or destination is outside the ELRANGE"
@@ -260,7 +262,7 @@ class Epcm:
         self._secinfo("EMODPE", start, end, secinfo)
         self._gp("EMODPE", start, end, bool(prot & ~PROT_RWX), "bits that are reserved")
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if entry is None or not entry.accessible:
                 why = "not a valid, settled REG page at its place"
                 return PageFault("EMODPE", at, PF_ACCESS["load"] | PF_SGX | PF_PROT, why)
@@ -279,7 +281,7 @@ class Epcm:
         """
         self._gp("EMODPR", start, end, _bad(prot), "W without R, or bits that are reserved")
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if entry is None:
                 return PageFault("EMODPR", at, PF_SGX | PF_PROT, "not VALID")
             if not self.initialised:
@@ -312,7 +314,7 @@ class Epcm:
             f"PT {page_type} is neither TCS nor TRIM",
         )
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if entry is None:
                 return PageFault("EMODT", at, PF_SGX | PF_PROT, "not VALID")
             if not self.initialised:
@@ -338,7 +340,7 @@ class Epcm:
             start,
             end,
             check,
-            lambda old: Entry(
+            lambda old: EpcmEntry(
                 0, page_type, old.state & BLOCKED | MODIFIED, epoch, old.displacement
             ),
         )
@@ -350,7 +352,7 @@ class Epcm:
         An accepted TRIM page can be removed with threads inside.
         """
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             free = (
                 entry is None
                 or not self.threads
@@ -370,7 +372,7 @@ class Epcm:
         """Mark pages BLOCKED, the first step of swapping. PG_INVLD, PG_IS_SECS, NOTBLOCKABLE,
         BLKSTATE."""
 
-        def check(entry: Entry | None, at: int) -> Refused | None:
+        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
             if entry is None:
                 return LeafError("EBLOCK", at, PG_INVLD)
             if entry.page_type not in (PT_REG, PT_TCS, PT_TRIM):
@@ -410,7 +412,7 @@ class Epcm:
             raise LeafError("ETRACK", self.base, PREV_TRK_INCMPL)
         self.epoch += 1
 
-    def tracked(self, entry: Entry) -> bool:
+    def tracked(self, entry: EpcmEntry) -> bool:
         """Return whether no thread can have a translation from before the page's last change.
         O(threads)."""
         changed = entry.epoch
@@ -446,11 +448,14 @@ class Epcm:
 
     def _gp(self, leaf: str, start: int, end: int, wrong: bool, why: str) -> None:
         if (start | end) % PAGE_SIZE or start >= end:
-            raise GeneralProtection(leaf, start, f"{start:#x}-{end:#x} is misaligned or empty")
+            where = range_text(start, end, "#x")
+            raise GeneralProtection(leaf, start, f"{where} is misaligned or empty")
         if wrong:
             raise GeneralProtection(leaf, start, why)
 
-    def _stop(self, leaf: str, start: int, end: int, check: Check) -> tuple[int, Refused | None]:
+    def _stop(
+        self, leaf: str, start: int, end: int, check: PageCheck
+    ) -> tuple[int, Refused | None]:
         # The address at which the operation fails, and its refusal. Below the ELRANGE it fails
         # immediately; above, when it reaches the limit.
         self._gp(leaf, start, end, not self.valid, "the SECS is not VALID")
@@ -465,18 +470,23 @@ class Epcm:
         return end, None
 
     def _run(
-        self, leaf: str, start: int, end: int, check: Check, change: Callable[[Entry], Entry | None]
+        self,
+        leaf: str,
+        start: int,
+        end: int,
+        check: PageCheck,
+        change: Callable[[EpcmEntry], EpcmEntry | None],
     ) -> None:
-        stop, refused = self._stop(leaf, start, end, check)
-        if start < stop:
-            self.pages.edit(start, stop, change)
+        cut_end, refused = self._stop(leaf, start, end, check)
+        if start < cut_end:
+            self.pages.edit(start, cut_end, change)
         if refused is not None:
             raise refused
 
-    def _fill(self, leaf: str, start: int, end: int, check: Check, entry: Entry) -> None:
-        stop, refused = self._stop(leaf, start, end, check)
-        if start < stop:
-            self.pages.set(start, stop, entry)
+    def _fill(self, leaf: str, start: int, end: int, check: PageCheck, entry: EpcmEntry) -> None:
+        cut_end, refused = self._stop(leaf, start, end, check)
+        if start < cut_end:
+            self.pages.set(start, cut_end, entry)
         if refused is not None:
             raise refused
 
@@ -510,6 +520,6 @@ def _bad(prot: int) -> bool:
     return prot & (PROT_READ | PROT_WRITE) == PROT_WRITE or bool(prot & ~PROT_RWX)
 
 
-def _accepted(old: Entry) -> Entry:
+def _accepted(old: EpcmEntry) -> EpcmEntry:
     # The page is tracked now, and stays tracked.
     return old._replace(state=old.state & ~_STATES, epoch=TRACKED)

@@ -67,16 +67,16 @@ class HostMap:
         """
         if (start | end) % PAGE_SIZE or start >= end or prot & ~PROT_RWX:
             return -EINVAL
-        for at, stop, vma in list(self.vmas.runs(start, end)):
+        for vma_start, vma_end, vma in list(self.vmas.runs(start, end)):
             if vma is None:
                 return -ENOMEM
-            error = self._may_map(at, stop, prot)
+            error = self._may_map(vma_start, vma_end, prot)
             if error:
                 return error
             if vma.prot != prot:  # mprotect_fixup returns early if nothing changes: no split
-                if self._split(at) or self._split(stop):
+                if self._split(vma_start) or self._split(vma_end):
                     return -ENOMEM
-                self.vmas.set(at, stop, HostRange(prot))
+                self.vmas.set(vma_start, vma_end, HostRange(prot))
         return 0
 
     def _split(self, address: int) -> int:

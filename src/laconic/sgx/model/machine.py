@@ -17,7 +17,7 @@ from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.rangemap import RangeMap
 from laconic.sgx.meter import MODIFIED, PR, PT_REG, PT_TRIM, Book, Meter
 from laconic.sgx.model.driver import Driver
-from laconic.sgx.model.epcm import Entry
+from laconic.sgx.model.epcm import EpcmEntry
 from laconic.sgx.model.faults import PF_ACCESS, HostFault, Refused, SgxError
 
 V = TypeVar("V")
@@ -80,16 +80,21 @@ class Machine(Meter):
         """Add pages that do not exist, as touches do. Raises `SgxError` with ENOMEM if the EPC is
         full, and without an errno if a page exists."""
         driver = self.driver
-        stop = next(
-            (at for at, _, entry in driver.epcm.pages.runs(start, end) if entry is not None), end
+        absent_end = next(
+            (
+                run_start
+                for run_start, _, entry in driver.epcm.pages.runs(start, end)
+                if entry is not None
+            ),
+            end,
         )
         refused: SgxError | None = None
-        if stop < end:
-            refused = SgxError("EAUG", stop, why="the page exists: a touch adds nothing")
-        done = stop
+        if absent_end < end:
+            refused = SgxError("EAUG", absent_end, why="the page exists: a touch adds nothing")
+        done = absent_end
         try:
-            if start < stop:
-                driver.touch(start, stop, "load")
+            if start < absent_end:
+                driver.touch(start, absent_end, "load")
         except HostFault as fault:
             done, refused = fault.address, SgxError.of(fault)
         super().eaug(start, done, faults)
@@ -105,7 +110,7 @@ class Machine(Meter):
             start,
             end,
             "load",
-            lambda stop: epcm.eaccept(start, stop, prot, states, page_type),
+            lambda cut_end: epcm.eaccept(start, cut_end, prot, states, page_type),
         )
         super().eaccept(start, done, prot, request)
         self._stepped(refused)
@@ -119,7 +124,7 @@ class Machine(Meter):
             start,
             end,
             "store",
-            lambda stop: epcm.eacceptcopy(start, stop, prot, source),
+            lambda cut_end: epcm.eacceptcopy(start, cut_end, prot, source),
             source,
         )
         super().eacceptcopy(start, done, prot, source)
@@ -129,7 +134,7 @@ class Machine(Meter):
         """EMODPE. Raises `SgxError`."""
         epcm = self.driver.epcm
         done, refused = self._leaf(
-            "EMODPE", start, end, "load", lambda stop: epcm.emodpe(start, stop, prot)
+            "EMODPE", start, end, "load", lambda cut_end: epcm.emodpe(start, cut_end, prot)
         )
         super().emodpe(start, done, prot)
         self._stepped(refused)
@@ -138,7 +143,7 @@ class Machine(Meter):
         """Write zeros. Raises `SgxError` at the first page that is not writable."""
         epcm = self.driver.epcm
         done, refused = self._leaf(
-            "store", start, end, "store", lambda stop: epcm.access(start, stop, "store")
+            "store", start, end, "store", lambda cut_end: epcm.access(start, cut_end, "store")
         )
         super().zero(start, done)
         self._stepped(refused)
@@ -176,13 +181,13 @@ class Machine(Meter):
         `prot` is None if no page is committed: absent, pending, changing its type, trimmed, or
         being swapped. A TCS has 0.
         """
-        for low, high, entry in self.driver.epcm.pages.runs(start, end):
+        for entry_start, entry_end, entry in self.driver.epcm.pages.runs(start, end):
             prot = _prot(entry)
             if prot is None:
-                yield low, high, None
+                yield entry_start, entry_end, None
                 continue
-            for at, stop, vma in self.driver.host.vmas.runs(low, high):
-                yield at, stop, prot & vma.allows if vma is not None else 0
+            for vma_start, vma_end, vma in self.driver.host.vmas.runs(entry_start, entry_end):
+                yield vma_start, vma_end, prot & vma.allows if vma is not None else 0
 
     def eadd(self, start: int, end: int) -> None:
         """Raise `SgxError`: the enclave is ready to run, so no page can be added to it."""
@@ -210,31 +215,38 @@ class Machine(Meter):
         # Run an SGX instruction on pages whose page walk allows this kind of access. Returns the
         # address that it reached, and the reason why it went no further.
         refused: SgxError | None = None
-        stop, failure = (
+        cut_end, failure = (
             (end, None) if what == "store" else self.driver.plan.cut(what.lower(), start, end)
         )
         if failure is not None:
-            refused = SgxError(what, stop, failure.error, failure.code)
+            refused = SgxError(what, cut_end, failure.error, failure.code)
         for shift, access in (
             ((0, kind),) if source is None else ((0, kind), (source - start, "load"))
         ):
             try:
-                self.driver.walk(start + shift, stop + shift, access)
+                self.driver.walk(start + shift, cut_end + shift, access)
             except HostFault as fault:
-                stop = fault.address - shift
-                refused = SgxError(what, stop, fault=fault.error_code, why="the page walk refuses")
+                cut_end = fault.address - shift
+                refused = SgxError(
+                    what, cut_end, fault=fault.error_code, why="the page walk refuses"
+                )
         absent = next(
-            (at for at, _, entry in self.driver.epcm.pages.runs(start, stop) if entry is None), stop
+            (
+                run_start
+                for run_start, _, entry in self.driver.epcm.pages.runs(start, cut_end)
+                if entry is None
+            ),
+            cut_end,
         )
-        if absent < stop:
-            stop = absent
-            refused = SgxError(what, stop, fault=PF_ACCESS[kind], why="the page does not exist")
+        if absent < cut_end:
+            cut_end = absent
+            refused = SgxError(what, cut_end, fault=PF_ACCESS[kind], why="the page does not exist")
         try:
-            if start < stop:
-                leaf(stop)
+            if start < cut_end:
+                leaf(cut_end)
         except Refused as refusal:  # not `fault`: mypyc allows a name only one class per function
-            stop, refused = refusal.address, SgxError.of(refusal)
-        return stop, refused
+            cut_end, refused = refusal.address, SgxError.of(refusal)
+        return cut_end, refused
 
     def _stepped(self, refused: SgxError | None) -> None:
         if self.after_step is not None:
@@ -248,9 +260,9 @@ class Machine(Meter):
 
 def _rename(pages: RangeMap[V], moves: Iterable[tuple[int, int, int]]) -> None:
     moved = [
-        (begin + target - start, stop + target - start, value)
+        (run_start + target - start, run_end + target - start, value)
         for start, end, target in moves
-        for begin, stop, value in pages.parts(start, end)
+        for run_start, run_end, value in pages.parts(start, end)
     ]
     for start, end, _ in moves:
         pages.clear(start, end)
@@ -258,7 +270,7 @@ def _rename(pages: RangeMap[V], moves: Iterable[tuple[int, int, int]]) -> None:
         pages.set(start, end, value)
 
 
-def _prot(entry: Entry | None) -> int | None:
+def _prot(entry: EpcmEntry | None) -> int | None:
     # The access that the EPCM allows, or None if no page is committed.
     if entry is None or entry.state & ~PR or entry.page_type == PT_TRIM:
         return None

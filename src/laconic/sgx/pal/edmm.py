@@ -34,7 +34,7 @@ from laconic.sgx.model.faults import (
 #: The permissions of a page after EAUG and EACCEPT.
 RW = PROT_READ | PROT_WRITE
 #: Start, end, and the permissions before and after.
-_Change = tuple[int, int, int, int]
+_ProtChange = tuple[int, int, int, int]
 _AGAIN = {EBUSY, EAGAIN, EINTR}
 _TRACK_AGAIN = {NOT_TRACKED, EPC_PAGE_CONFLICT, PREV_TRK_INCMPL}
 #: The access that the host's mapping allows after a failed change.
@@ -197,33 +197,33 @@ class Edmm:
 
     def _split(
         self, changes: Iterable[tuple[int, int, int]]
-    ) -> tuple[list[_Change], list[_Change]]:
+    ) -> tuple[list[_ProtChange], list[_ProtChange]]:
         # Separate the runs that only gain permissions from those that lose some.
-        extended: list[_Change] = []
-        restricted: list[_Change] = []
+        extended: list[_ProtChange] = []
+        restricted: list[_ProtChange] = []
         for run in self.differing(changes):
             _, _, had, prot = run
             (restricted if had & ~prot else extended).append(run)
         return extended, restricted
 
-    def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_Change]:
+    def differing(self, changes: Iterable[tuple[int, int, int]]) -> list[_ProtChange]:
         """Return the runs of committed pages whose permissions differ from those in `changes`.
         O(runs log n).
 
         A run has a start, an end, and the permissions before and after. Neighbors with the same
         change are one run.
         """
-        runs: list[_Change] = []
+        runs: list[_ProtChange] = []
         for start, end, prot in changes:
-            for begin, stop, had in self.committed.runs(start, end):
+            for run_start, run_end, had in self.committed.runs(start, end):
                 if had is None or had == prot:
                     continue
-                if runs and runs[-1][1:] == (begin, had, prot):
-                    begin = runs.pop()[0]
-                runs.append((begin, stop, had, prot))
+                if runs and runs[-1][1:] == (run_start, had, prot):
+                    run_start = runs.pop()[0]
+                runs.append((run_start, run_end, had, prot))
         return runs
 
-    def _protect(self, extended: list[_Change], restricted: list[_Change]) -> None:
+    def _protect(self, extended: list[_ProtChange], restricted: list[_ProtChange]) -> None:
         if self.host is not None:
             self._map_host([(start, end, prot) for start, end, _, prot in extended])
         if restricted:
@@ -240,7 +240,7 @@ class Edmm:
             raise PalError(ENOMEM, str(refused)) from refused
         self.committed.set(start, end, prot)
 
-    def _restrict(self, runs: list[_Change]) -> None:
+    def _restrict(self, runs: list[_ProtChange]) -> None:
         # Accept the permissions that remain, and extend only after that: up to that point,
         # everything can be undone within the enclave.
         meter = self.meter
@@ -279,9 +279,9 @@ class Edmm:
         others are unchanged.
         """
         runs = join_ranges(
-            (begin, stop)
+            (run_start, run_end)
             for start, end in ranges
-            for begin, stop, prot in self.committed.runs(start, end)
+            for run_start, run_end, prot in self.committed.runs(start, end)
             if prot is not None
         )
         if not runs:
@@ -367,19 +367,19 @@ class Edmm:
         )
         failed: SgxError | None = None
         for state, operation, arguments, following in steps:
-            for begin, stop, found in list(self.left.runs(start, end)):
+            for run_start, run_end, found in list(self.left.runs(start, end)):
                 if found != state:
                     continue
                 if state in (ACCEPTED, TRIMMED):
                     meter.host_call()
                 try:
-                    insist(operation, begin, stop, *arguments)
+                    insist(operation, run_start, run_end, *arguments)
                 except SgxError as refused:
-                    failed, stop = refused, refused.done
+                    failed, run_end = refused, refused.done
                     if state == ACCEPTED:
-                        self._find(stop)
-                if begin < stop:
-                    self.left.set(begin, stop, following)
+                        self._find(run_end)
+                if run_start < run_end:
+                    self.left.set(run_start, run_end, following)
         if failed is not None:
             raise PalError(ENOMEM, str(failed)) from failed
 
@@ -400,14 +400,14 @@ class Edmm:
         # differs. Raises PalError; the mapping of that run is then unknown.
         assert self.host is not None
         for start, end, prot in wanted:
-            for begin, stop, had in list(self.host.runs(start, end)):
+            for run_start, run_end, had in list(self.host.runs(start, end)):
                 if (had or 0) != prot:
                     try:
-                        insist(self.meter.host_protect, begin, stop, prot)
+                        insist(self.meter.host_protect, run_start, run_end, prot)
                     except SgxError as refused:
-                        self.host.set(begin, stop, _UNKNOWN)
+                        self.host.set(run_start, run_end, _UNKNOWN)
                         raise PalError(ENOMEM, str(refused)) from refused
-                    self.host.set(begin, stop, prot or None)
+                    self.host.set(run_start, run_end, prot or None)
 
     def _narrow_host(self, wanted: Iterable[tuple[int, int, int]]) -> None:
         # The EPCM already forbids these accesses, so a refusal by the host leaves only its mapping

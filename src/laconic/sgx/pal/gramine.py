@@ -62,8 +62,8 @@ class Gramine:
     def committed(self, start: int, end: int) -> list[Range]:
         """Return the maximal runs of committed pages in `[start, end)`, ascending (walk_pages)."""
         return join_ranges(
-            (begin, stop)
-            for begin, stop, had in self.pages.runs(start, end)
+            (run_start, run_end)
+            for run_start, run_end, had in self.pages.runs(start, end)
             if had is not None and had < LAZY
         )
 
@@ -91,8 +91,8 @@ class Gramine:
     def free(self, start: int, end: int) -> None:
         """PalVirtualMemoryFree: two host calls for each committed run (sgx_edmm_remove_pages)."""
         self.track(start, end)
-        for begin, stop in self.committed(start, end):
-            remove_run(self.meter, begin, stop)
+        for run_start, run_end in self.committed(start, end):
+            remove_run(self.meter, run_start, run_end)
         self.pages.set(start, end, None)
 
     def protect(self, start: int, end: int, prot: int, single: bool = False) -> None:
@@ -106,8 +106,8 @@ class Gramine:
         if prot & PROT_WRITE:
             prot |= PROT_READ
         if self.switches.reserve and prot:
-            for begin, stop in self._open(start, end, prot):
-                self._protect(begin, stop, prot, single)
+            for run_start, run_end in self._open(start, end, prot):
+                self._protect(run_start, run_end, prot, single)
         else:
             self._protect(start, end, prot, single)
 
@@ -118,32 +118,32 @@ class Gramine:
         committed: list[Range] = []
         opened, changes = 0, False
         pages = self.pages
-        for begin, stop, had in pages.runs(start, end):
+        for run_start, run_end, had in pages.runs(start, end):
             if had is None or had >= LAZY:
                 continue
             if had != prot:
                 changes = True
                 if had & ~prot and prot & ~had:
-                    opened += stop - begin
-            committed.append((begin, stop))
+                    opened += run_end - run_start
+            committed.append((run_start, run_end))
         meter = self.meter
         if opened:
             meter.counts.open_windows += opened >> PAGE_SHIFT
-        for begin, stop in join_ranges(committed):
-            meter.emodpe(begin, stop, prot)
-            self._restrict(begin, stop, prot, _times(begin, stop, single))
+        for run_start, run_end in join_ranges(committed):
+            meter.emodpe(run_start, run_end, prot)
+            self._restrict(run_start, run_end, prot, _times(run_start, run_end, single))
             if changes:
-                pages.set(begin, stop, prot)
+                pages.set(run_start, run_end, prot)
 
     def _open(self, start: int, end: int, prot: int) -> list[Range]:
         # Commit reserved pages that become accessible. Returns the other ranges.
         others: list[Range] = []
-        for begin, stop, had in list(self.pages.runs(start, end)):
+        for run_start, run_end, had in list(self.pages.runs(start, end)):
             if had == RESERVED:
-                self._add(begin, stop, prot)
-                self.meter.counts.untouched_pages += stop - begin >> PAGE_SHIFT
+                self._add(run_start, run_end, prot)
+                self.meter.counts.untouched_pages += run_end - run_start >> PAGE_SHIFT
             else:
-                others.append((begin, stop))
+                others.append((run_start, run_end))
         return join_ranges(others)
 
     def _change(self, start: int, end: int, prot: int, single: bool) -> None:
@@ -154,34 +154,36 @@ class Gramine:
         kinds, extend = self.switches.kinds, self.switches.extend
         extended: list[Range] = []
         restricted: list[tuple[int, int, int]] = []
-        for begin, stop, had in list(pages.runs(start, end)):
+        for run_start, run_end, had in list(pages.runs(start, end)):
             if had is None or had >= LAZY or (kinds and had == prot):
                 continue
             if extend and not had & ~prot:
-                extended.append((begin, stop))
+                extended.append((run_start, run_end))
             else:
-                restricted.append((begin, stop, had))
-        for begin, stop, had in restricted:
+                restricted.append((run_start, run_end, had))
+        for run_start, run_end, had in restricted:
             if not kinds:
-                meter.emodpe(begin, stop, prot)
+                meter.emodpe(run_start, run_end, prot)
                 if had & ~prot and prot & ~had:
-                    meter.counts.open_windows += stop - begin >> PAGE_SHIFT
-        for begin, stop in join_ranges((begin, stop) for begin, stop, _ in restricted):
-            times = _times(begin, stop, single)
+                    meter.counts.open_windows += run_end - run_start >> PAGE_SHIFT
+        for run_start, run_end in join_ranges(
+            (run_start, run_end) for run_start, run_end, _ in restricted
+        ):
+            times = _times(run_start, run_end, single)
             meter.host_call(times)
-            meter.restrict(begin, stop, prot)
+            meter.restrict(run_start, run_end, prot)
             meter.counts.ioctls += times - 1
-        for begin, stop, had in restricted:
+        for run_start, run_end, had in restricted:
             if kinds:
-                meter.eaccept(begin, stop, had & prot, PR)
+                meter.eaccept(run_start, run_end, had & prot, PR)
                 if prot & ~had:
-                    extended.append((begin, stop))
+                    extended.append((run_start, run_end))
             else:
-                meter.eaccept(begin, stop, prot, PR)
-            pages.set(begin, stop, prot)
-        for begin, stop in extended:
-            meter.emodpe(begin, stop, prot)
-            pages.set(begin, stop, prot)
+                meter.eaccept(run_start, run_end, prot, PR)
+            pages.set(run_start, run_end, prot)
+        for run_start, run_end in extended:
+            meter.emodpe(run_start, run_end, prot)
+            pages.set(run_start, run_end, prot)
 
     def fault(self, start: int, end: int, prot: int) -> int:
         """The exception handler (commit_lazy_alloc_pages): commit the lazy pages of `[start, end)`,
@@ -193,18 +195,18 @@ class Gramine:
         """
         block = (self.switches.demand or 1) << PAGE_SHIFT
         count = 0
-        for begin, stop, had in list(self.pages.runs(start, end)):
+        for run_start, run_end, had in list(self.pages.runs(start, end)):
             if had == LAZY:
-                blocks = (stop - 1) // block - begin // block + 1
+                blocks = (run_end - 1) // block - run_start // block + 1
                 self.meter.exception(blocks)
-                self._add(begin, stop, prot, blocks)
-                count += stop - begin >> PAGE_SHIFT
+                self._add(run_start, run_end, prot, blocks)
+                count += run_end - run_start >> PAGE_SHIFT
         return count
 
     def zero(self, start: int, end: int) -> None:
         """Zero the committed pages in place."""
-        for begin, stop in self.committed(start, end):
-            self.meter.zero(begin, stop)
+        for run_start, run_end in self.committed(start, end):
+            self.meter.zero(run_start, run_end)
 
     def make_tcs(self, start: int) -> None:
         """sgx_edmm_convert_pages_to_tcs: make the committed page at `start` a thread's TCS."""
@@ -221,10 +223,10 @@ class Gramine:
         if first == last == self._tracked:
             return
         self._tracked = last
-        low, high = TRACKER + (first << PAGE_SHIFT), TRACKER + (last + 1 << PAGE_SHIFT)
-        for begin, stop, had in list(self.pages.runs(low, high)):
+        bits_start, bits_end = TRACKER + (first << PAGE_SHIFT), TRACKER + (last + 1 << PAGE_SHIFT)
+        for run_start, run_end, had in list(self.pages.runs(bits_start, bits_end)):
             if had is None:
-                self._add(begin, stop, RW)
+                self._add(run_start, run_end, RW)
 
     def _add(self, start: int, end: int, prot: int, times: int = 1) -> None:
         # sgx_edmm_add_pages, called `times` times for parts of the range

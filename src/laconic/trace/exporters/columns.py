@@ -209,7 +209,7 @@ class Flattener:
 
     def _call(self, row: Row, name: str) -> Flat:
         time, pid, tid, args = row.time, row.pid, row.tid, row.args
-        result, state, host_calls, kinds = row.result, row.state, row.said, row.kinds
+        result, state, host_calls, kinds = row.result, row.state, row.host_calls, row.kinds
         number, data, touched = row.file, row.data, row.touched
         if self._begun and (begun := self._begun.pop(tid, None)) is not None:
             number, touched = number or begun.file, touched or begun.touched

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 #: The time at which a trace begins, in seconds.
 EPOCH: Final = 1_000_000_000
 
-#: Calls → the kind of each argument, one of `_KINDS`. The other calls are in `_Lines`.
+#: Calls → the kind of each argument, one of `_KINDS`. The other calls are in `_StraceLines`.
 _FORMS: Final = {
     "mmap": "pointer size prot map file offset",
     "mprotect": "pointer size prot",
@@ -127,7 +127,7 @@ def write(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
     from laconic.trace.exporters import Exported
 
     written = Exported()
-    lines = _Lines(trace.names, part.window, part.analysis, part.selection)
+    lines = _StraceLines(trace.names, part.window, part.analysis, part.selection)
     for rows in trace.batches():
         found = list(lines.of(rows))
         output.write("".join(found).encode("utf-8", "surrogateescape"))
@@ -141,7 +141,7 @@ def write(trace: Trace, output: BinaryIO, part: ExportPart) -> Exported:
     return written
 
 
-class _Lines:
+class _StraceLines:
     # Converts rows to lines, with information from earlier rows: files, the memory that an upcall
     # read, a successful execve that waits for the `program` row with its arguments.
 

@@ -14,8 +14,8 @@ showMap();
 recall();
 // A link within the page keeps the view; a link with a view shows that one.
 addEventListener("hashchange", () => (location.hash.includes("?") ? recall() : remember()));
-const asked = part(location.hash.slice(1).split("?")[0]);
-if (asked && location.hash.includes("?")) asked.scrollIntoView();
+const target = part(location.hash.slice(1).split("?")[0]);
+if (target && location.hash.includes("?")) target.scrollIntoView();
 matchMedia("print").addEventListener("change", redraw);
 addEventListener("beforeprint", () => {
   hush();

@@ -48,8 +48,8 @@ function showSummary() {
     part.hidden = isWhole();
     for (const [each, children] of before) each.replaceChildren(...children);
     if (isWhole()) return;
-    const said = [view.processes ? options.find((each) => each.key === view.chosen).text : "", view.span ? windowOf().map(positionText).join(" to ") : ""];
-    part.textContent = `The headline is about the whole trace; below is a part of it: ${said.filter(Boolean).join(", ")}.`;
+    const selected = [view.processes ? options.find((each) => each.key === view.chosen).text : "", view.span ? windowOf().map(positionText).join(" to ") : ""];
+    part.textContent = `The headline is about the whole trace; below is a part of it: ${selected.filter(Boolean).join(", ")}.`;
     const calls = sumOf(CALLS), today = [sumOf(TODAY), sumOf(TODAY + 1)], laconic = [sumOf(LACONIC), sumOf(LACONIC + 1)];
     const floor = view.span ? null : programCycles("bound"), unit = unitOf(today[1]);
     const write = {

@@ -168,11 +168,11 @@ function choose(key) {
 // The view is in the address, so that a link leads to it.
 
 function remember() {
-  const said = new URLSearchParams();
-  if (view.chosen) said.set("show", view.chosen);
-  if (view.span) said.set("span", view.span.join("-"));
+  const parameters = new URLSearchParams();
+  if (view.chosen) parameters.set("show", view.chosen);
+  if (view.span) parameters.set("span", view.span.join("-"));
   const before = location.hash.split("?")[0];
-  const hash = `${before || "#top"}${String(said) ? `?${said}` : ""}`;
+  const hash = `${before || "#top"}${String(parameters) ? `?${parameters}` : ""}`;
   if (hash === location.hash || (!location.hash && hash === "#top")) return;
   try {
     history.replaceState(null, "", hash);
@@ -182,11 +182,11 @@ function remember() {
 }
 
 function recall() {
-  const said = new URLSearchParams(location.hash.split("?")[1] || "");
-  const span = (said.get("span") || "").split("-").map(Number);
+  const parameters = new URLSearchParams(location.hash.split("?")[1] || "");
+  const span = (parameters.get("span") || "").split("-").map(Number);
   const change = {span: null, chosen: "", processes: null};
   if (span.length === 2 && span.every(Number.isInteger) && span[0] >= 0 && span[0] < span[1]) change.span = span;
-  const option = options.find((each) => each.key === said.get("show"));
+  const option = options.find((each) => each.key === parameters.get("show"));
   if (option) Object.assign(change, {chosen: option.key, processes: new Set(option.members.map((each) => each.process))});
   show(change);
 }

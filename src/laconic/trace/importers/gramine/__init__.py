@@ -87,7 +87,7 @@ def import_log(
 
     `root` contains the files that the program used. O(bytes), bounded memory.
     """
-    reading = _Reading(writer, report, root)
+    reading = _GramineReading(writer, report, root)
     done = 0
     for log in logs:
         reading.log, reading.number = log, 0
@@ -102,7 +102,7 @@ def import_log(
     reading.finish()
 
 
-class _Reading:
+class _GramineReading:
     # The state of an import: from lines to rows.
 
     log: Log

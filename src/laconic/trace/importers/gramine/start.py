@@ -131,11 +131,11 @@ def areas(
         flags = PROT_READ | PROT_EXEC | VM_MAY_RWX | VM_DONTEXPAND
         found.append(StartVma(start.vdso, start.vdso + VDSO_SIZE, flags))
     if start.stack is not None:
-        low, high = start.stack
-        if _fits(low - PAGE_SIZE, high):
-            found.append(StartVma(low - PAGE_SIZE, low, VM_MAY_RWX))
+        stack_start, stack_end = start.stack
+        if _fits(stack_start - PAGE_SIZE, stack_end):
+            found.append(StartVma(stack_start - PAGE_SIZE, stack_start, VM_MAY_RWX))
             flags = PROT_READ | PROT_WRITE | VM_MAY_RWX | VM_GROWSDOWN
-            found.append(StartVma(low, high, flags))
+            found.append(StartVma(stack_start, stack_end, flags))
     return found, unknown
 
 

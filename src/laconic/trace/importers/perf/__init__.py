@@ -68,7 +68,7 @@ def import_log(
     the window and by the runs of touched pages."""
     kind = next(_kind(log) for log in logs if log.head)
     lines = TraceLines() if kind == "trace" else ScriptLines()
-    order = _Order(PerfProcesses(writer, report, lines.births), report)
+    order = _PerfOrder(PerfProcesses(writer, report, lines.births), report)
     read = 0
     for log in logs:
         number = 0
@@ -108,7 +108,7 @@ def import_log(
         )
 
 
-class _Order:
+class _PerfOrder:
     # Sorts events, which come by processor and not quite in order: the earliest of a window goes
     # first.
 

@@ -350,13 +350,13 @@ def _moved_break(space: PerfSpace, result: int) -> tuple[Touched, ...]:
     old, space.brk = space.brk, result
     if not old or old == result:
         return ()
-    low, high = (
+    start, end = (
         (min(old, result) + PAGE_SIZE - 1) & PAGE_MASK,
         (max(old, result) + PAGE_SIZE - 1) & PAGE_MASK,
     )
-    touched = space.taken(low, high, forget=True) if result < old else ()
-    if low < high <= TOP:
-        space.kinds.set(low, high, _ANONYMOUS if result > old else None)
+    touched = space.taken(start, end, forget=True) if result < old else ()
+    if start < end <= TOP:
+        space.kinds.set(start, end, _ANONYMOUS if result > old else None)
     return touched
 
 
@@ -369,8 +369,8 @@ def _moved(space: PerfSpace, start: int, old: int, new: int, result: int) -> tup
         if start & PAGE_MASK < min(start + old, TOP):
             space.kinds.clear(start & PAGE_MASK, min(start + old + PAGE_SIZE - 1 & PAGE_MASK, TOP))
         space.kinds.set(result & PAGE_MASK, end, kind)
-        for low, high, how in touched:
-            low, high = low - start + result, min(high - start + result, end)
-            if result <= low < high:
-                space.touched.set(low, high, how + 1)
+        for run_start, run_end, how in touched:
+            run_start, run_end = run_start - start + result, min(run_end - start + result, end)
+            if result <= run_start < run_end:
+                space.touched.set(run_start, run_end, how + 1)
     return touched

@@ -8,7 +8,7 @@ from typing import Any
 
 from laconic.trace.importers.importing import UNKNOWN, Import, refuse
 from laconic.trace.importers.strace.lines import LogStyle, style_of
-from laconic.trace.importers.strace.reading import Reading
+from laconic.trace.importers.strace.reading import StraceReading
 from laconic.trace.importers.strace.session import Session
 from laconic.trace.importers.strace.sets import keys_of, read_set
 from laconic.trace.importers.text import HEAD, Log, Progress
@@ -41,7 +41,7 @@ def import_log(
         read_set(session, logs, keys, report_progress)
     else:
         for log in logs:
-            Reading(session, log, style_of(log.head)[0]).run(report_progress)
+            StraceReading(session, log, style_of(log.head)[0]).run(report_progress)
     for log in logs:
         if log.loss is not None:
             session.lost(0, log.loss, (0, 0, 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from errno import EBADF
-from typing import TYPE_CHECKING
 
 from laconic.memory.calls import PR_SET_VMA
 from laconic.memory.flags import (
@@ -17,6 +16,7 @@ from laconic.memory.flags import (
 from laconic.trace.importers.strace.arguments import annotation, bare, number, unquote
 from laconic.trace.importers.strace.names import SUBCALLS
 from laconic.trace.importers.strace.processes import StraceThread
+from laconic.trace.importers.strace.state import LogState
 from laconic.trace.possible import impossible_call
 from laconic.trace.records import ARITY
 from laconic.trace.schema import (
@@ -30,9 +30,6 @@ from laconic.trace.schema import (
     call_row,
     make_row,
 )
-
-if TYPE_CHECKING:
-    from laconic.trace.importers.strace.session import Session
 
 _NOWHERE = MAP_FIXED | MAP_FIXED_NOREPLACE
 _MASK = (1 << 64) - 1
@@ -57,8 +54,8 @@ class FlagNumbers(dict[bytes, int]):
 class MemoryCalls:
     """Writes the rows of memory calls."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, log: LogState) -> None:
+        self.log = log
         self.numbers = FlagNumbers()
         #: The calls with a fast parser for their usual format, which raises ValueError for any
         #: other.
@@ -78,7 +75,7 @@ class MemoryCalls:
         if name in SUBCALLS and not _is_memory(name, args):
             return
         if thread.process.narrow:
-            self.session.narrow_calls += 1
+            self.log.narrow_calls += 1
             return
         values = _values(name, args)
         why = "" if state & (NO_RESULT | UNFINISHED) else impossible_call(name, values, result)
@@ -88,7 +85,7 @@ class MemoryCalls:
         file = 0
         if name == "mmap":
             if not values[3] & MAP_ANONYMOUS and result != -EBADF:
-                file = self.session.file_of(thread, args[4], where)
+                file = self.log.file_of(thread, args[4], where)
             if not values[3] & _NOWHERE:
                 state |= CHOSEN
             if values[4] == 0xFFFFFFFF:
@@ -99,20 +96,18 @@ class MemoryCalls:
         elif name == "brk" and not state & (NO_RESULT | UNFINISHED):
             thread.process.brk = result
         self._answers(name, where, args, values)
-        self.session.order.rows.append(
-            make_row(CODES[name], where, values, result, state, file=file)
-        )
+        self.log.order.rows.append(make_row(CODES[name], where, values, result, state, file=file))
 
     def _answers(
         self, name: str, where: tuple[int, int, int], args: list[bytes], values: list[int]
     ) -> None:
         # The memory that the call read or wrote, as the log shows it.
-        rows = self.session.order.rows
+        rows = self.log.order.rows
         if name == "prctl" and values[0] == PR_SET_VMA and len(args) > 4:
             text = unquote(args[4])
             if text is not None:
                 values[4] = values[4] or 1
-                data = self.session.writer.hidden(text.decode("utf-8", "surrogateescape"))
+                data = self.log.writer.hidden(text.decode("utf-8", "surrogateescape"))
                 rows.append(Row(_ANSWER, *where, a0=READ, a1=values[4], a2=80, data=data))
         elif name == "mbind" and len(args) > 4:
             mask = _words(args[3])
@@ -143,10 +138,10 @@ class MemoryCalls:
             file, handle = 0, _MASK if fd == b"-1" else number(fd)
         else:
             file, handle = (
-                self.session.file_of(thread, fd, (time, thread.pid, thread.tid)),
+                self.log.file_of(thread, fd, (time, thread.pid, thread.tid)),
                 number(fd),
             )
-        self.session.order.rows.append(
+        self.log.order.rows.append(
             call_row(
                 _MMAP,
                 time,
@@ -172,7 +167,7 @@ class MemoryCalls:
             raise ValueError
         if not size or start & 4095 or start + size > TASK_SIZE:
             raise ValueError
-        self.session.order.rows.append(call_row(_MUNMAP, time, thread.pid, thread.tid, start, size))
+        self.log.order.rows.append(call_row(_MUNMAP, time, thread.pid, thread.tid, start, size))
 
     def _mprotect(self, thread: StraceThread, time: int, text: bytes) -> None:
         self._ranged(_MPROTECT, thread, time, text)
@@ -188,7 +183,7 @@ class MemoryCalls:
             raise ValueError
         if start & 4095 or start + size > TASK_SIZE:
             raise ValueError
-        self.session.order.rows.append(
+        self.log.order.rows.append(
             call_row(code, time, thread.pid, thread.tid, start, size, self.numbers[flags])
         )
 
@@ -199,7 +194,7 @@ class MemoryCalls:
         if thread.process.narrow or address >> 64 or result > TASK_SIZE:
             raise ValueError
         thread.process.brk = result
-        self.session.order.rows.append(
+        self.log.order.rows.append(
             call_row(_BRK, time, thread.pid, thread.tid, address, result=result)
         )
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from laconic.linux.clone import CLONE_FILES, CLONE_FS
 from laconic.trace.importers.strace.arguments import annotation, bare, number, unquote
 from laconic.trace.importers.strace.descriptors import MOST, Descriptor, StraceDescriptors
+from laconic.trace.importers.strace.memory import FlagNumbers
 from laconic.trace.importers.strace.names import O_CLOEXEC
 from laconic.trace.importers.strace.processes import StraceThread
-
-if TYPE_CHECKING:
-    from laconic.trace.importers.strace.session import Session
 
 _OPEN = re.compile(rb'AT_FDCWD, "([^"\\]+)", ([A-Z_|]+)(?:, 0\d*)?\) += (\d+)$')
 _ABSENT = b") = -1 ENOENT (No such file or directory)"
@@ -53,11 +50,10 @@ _NAMELESS = {
 
 
 class Opening:
-    """Maintains the tables of descriptors."""
+    """Maintains the tables of descriptors. `flags` are the numbers of flags and constants."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self.flags = session.memory.numbers
+    def __init__(self, flags: FlagNumbers) -> None:
+        self.flags = flags
         self.quick: dict[bytes, Callable[[StraceThread, int, bytes], None]] = {
             b"openat": self._quick_openat,
             b"close": self._quick_close,

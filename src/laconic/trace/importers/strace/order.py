@@ -9,28 +9,14 @@ a call to be placed at its start is in progress, the rows after it are held back
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from laconic.trace.importers.strace.processes import Slot, StraceThread
 from laconic.trace.schema import Row
-
-if TYPE_CHECKING:
-    from laconic.trace.importers.strace.processes import StraceThread
 
 #: The maximum number of rows held back. A call that does not return within them is treated as one
 #: whose end is unknown.
 LIMIT = 10_000
-
-
-class Slot(list[Any]):
-    """The position reserved for the rows of a call in progress of `thread`. `open` until the rows
-    are known or given up."""
-
-    __slots__ = ("open", "thread")
-
-    def __init__(self, thread: StraceThread) -> None:
-        super().__init__()
-        self.open = True
-        self.thread = thread
 
 
 class Order:

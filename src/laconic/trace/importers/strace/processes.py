@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from laconic.trace.importers import tasks
 from laconic.trace.importers.strace.descriptors import StraceDescriptors
-from laconic.trace.importers.strace.order import Slot
 
 
 class StraceProcess(tasks.LoggedProcess["StraceThread"]):
@@ -28,6 +27,18 @@ class StraceProcess(tasks.LoggedProcess["StraceThread"]):
         made = super().fork(pid, shares_memory=shares_memory)
         made.narrow, made.brk = self.narrow, self.brk
         return made
+
+
+class Slot(list[Any]):
+    """The position reserved for the rows of a call in progress of `thread`. `open` until the rows
+    are known or given up."""
+
+    __slots__ = ("open", "thread")
+
+    def __init__(self, thread: StraceThread) -> None:
+        super().__init__()
+        self.open = True
+        self.thread = thread
 
 
 @dataclass(slots=True, eq=False)

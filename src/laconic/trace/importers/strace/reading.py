@@ -42,7 +42,7 @@ _PIECES = 8
 ERRORS = (ValueError, IndexError, KeyError)
 
 
-class Reading:
+class StraceReading:
     """Reads one log into a session. `key` is the log's thread, if its lines do not name one."""
 
     def __init__(self, session: Session, log: Log, style: LogStyle, key: bytes = b"") -> None:

@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heapreplace
 from laconic.trace.importers.strace import lines
 from laconic.trace.importers.strace.clock import nanoseconds
 from laconic.trace.importers.strace.lines import style_of
-from laconic.trace.importers.strace.reading import ERRORS, Reading
+from laconic.trace.importers.strace.reading import ERRORS, StraceReading
 from laconic.trace.importers.strace.session import Session
 from laconic.trace.importers.text import CHUNK, Log, Progress
 
@@ -45,7 +45,7 @@ def read_set(
         )
         session.note(session.disorder)
         for place in _parents_first(logs, keys):
-            Reading(session, logs[place], styles[place], keys[place]).run(progress)
+            StraceReading(session, logs[place], styles[place], keys[place]).run(progress)
         return
     order = list(range(len(logs)))
     if min(style.fraction for style, log in zip(styles, logs, strict=True) if log.head) < 6:
@@ -62,7 +62,9 @@ def read_set(
         session.disorder += "of its threads' calls is uncertain where they overlap"
     chunk = max(CHUNK // max(len(logs), 1), 1 << 14)
     cursors = [
-        Cursor(Reading(session, logs[place], styles[place], keys[place]), rank, chunk, progress)
+        Cursor(
+            StraceReading(session, logs[place], styles[place], keys[place]), rank, chunk, progress
+        )
         for rank, place in enumerate(order)
         if logs[place].head
     ]
@@ -73,7 +75,9 @@ class Cursor:
     """The progress of reading one log of a set. `time` is the time at which its next line is
     placed."""
 
-    def __init__(self, reading: Reading, rank: int, chunk: int, progress: Progress | None) -> None:
+    def __init__(
+        self, reading: StraceReading, rank: int, chunk: int, progress: Progress | None
+    ) -> None:
         self.reading = reading
         self.rank = rank
         self._blocks = reading.log.blocks(progress, chunk)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from laconic.linux.clone import (
     CLONE_FILES,
@@ -19,10 +19,8 @@ from laconic.linux.clone import (
 )
 from laconic.trace.importers.strace.arguments import bare, number, split, strings, unquote
 from laconic.trace.importers.strace.processes import StraceThread
+from laconic.trace.importers.strace.state import LogState
 from laconic.trace.schema import CODES, NO_RESULT, UNFINISHED, Row, make_row
-
-if TYPE_CHECKING:
-    from laconic.trace.importers.strace.session import Session
 
 FAMILY = ("clone", "clone3", "fork", "vfork")
 #: The assumed flags of a clone whose flags the log does not show: those of pthread_create.
@@ -32,10 +30,12 @@ _FLAGS = re.compile(rb"flags=([^,}\]]+)")
 
 
 class Spawning:
-    """Writes the rows of process calls, and maintains the tree of threads."""
+    """Writes the rows of process calls, and maintains the tree of threads. `abandon` writes the
+    row of a thread's call that never returned; its second argument is the state of that row."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, log: LogState, abandon: Callable[[StraceThread, int], None]) -> None:
+        self.log = log
+        self._abandon = abandon
 
     def call(
         self,
@@ -63,23 +63,23 @@ class Spawning:
         flags = self._clone_flags(name, args)
         if result >= 1 << 31:
             raise ValueError(result)
-        session = self.session
+        log = self.log
         where = (time, thread.pid, thread.tid)
-        session.order.rows.append(Row(CODES[name], *where, a0=flags, result=result, state=state))
+        log.order.rows.append(Row(CODES[name], *where, a0=flags, result=result, state=state))
         if result > 0 and not state & (NO_RESULT | UNFINISHED):
             process = thread.process
             if (
                 flags & CLONE_VM
                 and not flags & CLONE_VFORK
-                and session.disorder
+                and log.disorder
                 and not process.disordered
             ):
                 process.disordered = True
-                session.lost(0, session.disorder, where)
+                log.lost(0, log.disorder, where)
             child = thread.clone(result, flags)
-            session.threads[child.key] = child
-            session.report.processes += child.process is not process
-            session.report.threads += 1
+            log.threads[child.key] = child
+            log.report.processes += child.process is not process
+            log.report.threads += 1
 
     def _clone_flags(self, name: str, args: list[bytes]) -> int:
         if name == "fork":
@@ -92,28 +92,28 @@ class Spawning:
                 return number(match[1])
         if name == "clone" and args:
             return number(args[0])
-        self.session.doubt("what some clone3 calls shared: their flags are not in the log")
+        self.log.doubt("what some clone3 calls shared: their flags are not in the log")
         return _USUAL
 
     def _execve(
         self, name: str, thread: StraceThread, time: int, args: list[bytes], result: int, state: int
     ) -> None:
-        session = self.session
+        log = self.log
         path = unquote(args[1 if name == "execveat" else 0]) or b""
         shown = os.fsdecode(path)
         where = (time, thread.pid, thread.tid)
         row = Row(
-            CODES[name], *where, result=result, state=state, data=session.writer.hidden_path(shown)
+            CODES[name], *where, result=result, state=state, data=log.writer.hidden_path(shown)
         )
-        session.order.rows.append(row)
+        log.order.rows.append(row)
         if result or state & (NO_RESULT | UNFINISHED):
             return
-        session.known(thread)
+        log.known(thread)
         for other in (*thread.execute(thread.pid), thread):
             for key in (other.key, b""):  # while it was alone, a thread had the empty key
-                if session.threads.get(key) is other:
-                    del session.threads[key]
-        session.threads[thread.key] = thread
+                if log.threads.get(key) is other:
+                    del log.threads[key]
+        log.threads[thread.key] = thread
         argv = (
             strings(args[2 if name == "execveat" else 1])
             if len(args) > 1 + (name == "execveat")
@@ -124,9 +124,9 @@ class Spawning:
     def _program(
         self, thread: StraceThread, time: int, path: str, argv: list[bytes], bits: int
     ) -> None:
-        session = self.session
-        hide = session.writer.hidden
-        if session.redact:
+        log = self.log
+        hide = log.writer.hidden
+        if log.redact:
             argv = []
         about = {
             "path": os.fsdecode(hide(path)),
@@ -135,7 +135,7 @@ class Spawning:
         }
         thread.process.path = path
         data = json.dumps(about).encode()
-        session.order.rows.append(Row(CODES["program"], time, thread.pid, thread.pid, data=data))
+        log.order.rows.append(Row(CODES["program"], time, thread.pid, thread.pid, data=data))
 
     def _other(
         self, name: str, thread: StraceThread, time: int, args: list[bytes], result: int, state: int
@@ -147,7 +147,7 @@ class Spawning:
             except ValueError:
                 if not bare(argument).startswith((b"{", b"[", b'"')):
                     raise
-        self.session.order.rows.append(
+        self.log.order.rows.append(
             make_row(CODES[name], (time, thread.pid, thread.tid), values, result, state)
         )
 
@@ -164,10 +164,10 @@ class Spawning:
 
     def ended(self, thread: StraceThread, time: int, status: int) -> None:
         """Handle the end of a thread."""
-        session = self.session
-        session.abandon(thread, UNFINISHED)
-        session.order.rows.append(Row(CODES["exit"], time, thread.pid, thread.tid, a0=status))
-        session.threads.pop(thread.key, None)
+        log = self.log
+        self._abandon(thread, UNFINISHED)
+        log.order.rows.append(Row(CODES["exit"], time, thread.pid, thread.tid, a0=status))
+        log.threads.pop(thread.key, None)
         thread.end()
 
     def mode(self, thread: StraceThread, time: int, narrow: bool) -> None:
@@ -179,4 +179,4 @@ class Spawning:
         if narrow:
             self._program(thread, time, process.path, [], 32)
             text = "a process runs in 32-bit mode: its memory calls are not followed"
-            self.session.note(text, (time, thread.pid, thread.tid))
+            self.log.note(text, (time, thread.pid, thread.tid))
