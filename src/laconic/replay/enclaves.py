@@ -441,12 +441,19 @@ class Enclaves(Listener):
                     yield name, label, counts
 
     def take_tables(self) -> dict[str, dict[tuple[int, Hashable], Counts]]:
-        """Return the counts so far, by strategy, process and label, and forget them. O(labels)."""
+        """Return the counts so far, by strategy, process and label, and forget them, except for
+        those of unfinished calls. O(labels)."""
         for enclave in self._enclaves.values():
             enclave.forget_labels()
-        taken = {name: meter.tables for name, meter in self.meters.items()}
-        for meter in self.meters.values():
-            meter.tables = {}
+        taken = {}
+        for name, meter in self.meters.items():
+            taken[name] = meter.tables
+            # The label of such a call follows when it ends.
+            meter.tables = {
+                key: taken[name].pop(key)
+                for key in list(meter.tables)
+                if isinstance(key[1], Unfinished)
+            }
         return taken
 
     @staticmethod
