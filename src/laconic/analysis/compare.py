@@ -2,9 +2,9 @@
 that Linux would execute.
 
 Strategies are independent of each other, so those of a long trace are distributed to processes,
-each of which replays the trace. A log does not record which pages were touched: its figures are
-ranges, from enclaves under two assumptions. `Comparison` compares strategies in a replay that
-another analysis makes.
+each of which replays the trace. A log does not record which pages were touched, and may not record
+the sizes of files: its figures are ranges, from enclaves under several assumptions. `Comparison`
+compares strategies in a replay that another analysis makes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from laconic.errors import LaconicError
 from laconic.libos.direct import DirectMeter, LinuxPal, SystemCalls
 from laconic.libos.gramine import Libos
 from laconic.libos.settings import DEFAULTS, Settings
+from laconic.libos.sizes import OBSERVED
 from laconic.libos.strategy import Maker, Strategy
 from laconic.memory.hostrule import HostRule
 from laconic.replay import FIGURES, Replayed, replay_trace
@@ -30,6 +31,7 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
 from laconic.replay.selected import Selected, drop_unselected, join_labels, join_touches
+from laconic.replay.sizebounds import SizeBounds, assumed_sizes
 from laconic.sgx.costs import DEFAULT, CostProfile, load
 from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import (
@@ -47,7 +49,6 @@ from laconic.strategies import (
 )
 from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import TraceReader, location
-from laconic.trace.schema import FILE_SIZES
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Row, Table
 
@@ -71,8 +72,8 @@ _ENDS = ("bound, low", "bound, high")
 @dataclass(frozen=True, slots=True)
 class Span:
     """The minimum and maximum of what was counted, and the cost in cycles. `low` and `high` are
-    equal, except for a trace without touched pages, and for the bound, which has figures for each
-    end of the cost profile."""
+    equal, except for a trace without touched pages or sizes of files, and for the bound, which has
+    figures for each end of the cost profile."""
 
     low: Counts
     high: Counts
@@ -81,9 +82,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one strategy. `cases`: the cycles (low, high), once for each replay that they
-    are based on. EPC pages are (minimum, maximum): `peak` over all enclaves at a time, `left`
-    committed when the trace ended."""
+    """The figures of one strategy. `cases`: the cycles (low, high), once for each assumption on
+    what the trace does not record. EPC pages are (minimum, maximum): `peak` over all enclaves at a
+    time, `left` committed when the trace ended."""
 
     total: Span
     programs: dict[int, Span]
@@ -126,7 +127,7 @@ class Compared(Table):
     those that are not strict have none. `measured`: what SGX hardware counted while the traced
     program ran. `exceeded`: options of the manifest that limit programs to less than they needed,
     with the maximum that one needed (bytes). `unsized`: the source of the trace did not have the
-    sizes of all mapped files.
+    sizes of all mapped files, so counts that depend on them are ranges.
     """
 
     strategies: dict[str, Figures]
@@ -254,11 +255,12 @@ def compare(
     for maker in makers:
         _maker(maker, profile, model, {})
     guesses = _guesses(trace)
+    sizes = assumed_sizes(trace)
     jobs = jobs or len(os.sched_getaffinity(0))
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
     tasks = [
-        _Task(location(trace.path), group, profile, guess, model, selection)
+        _Task(location(trace.path), group, profile, guess, model, selection, sizes)
         for guess in guesses
         for group in groups
     ]
@@ -291,12 +293,13 @@ class Comparison:
         self._modeled = modeled
         self._call_of = call_of
         makers = _with_ends(self._names)
+        sizes = assumed_sizes(trace)
         self._tasks = []
         for guess in _guesses(trace):
-            needed = makers
-            if guess == modeled.assume_touched:
-                needed = [maker for maker in makers if maker not in modeled.meters]
-            self._tasks.append(_Task(trace.path, needed, profile, guess, Model(), selection))
+            task = _Task(trace.path, makers, profile, guess, Model(), selection, sizes)
+            if self._has_modeled(task):
+                task = task._replace(makers=[each for each in makers if each not in modeled.meters])
+            self._tasks.append(task)
         self._models = [_Models(task) for task in self._tasks]
         self.listeners: list[Listener] = [
             listener for models in self._models for listener in models.listeners
@@ -306,9 +309,19 @@ class Comparison:
         """Return the figures, after the replay. O(labels)."""
         parts = [models.part(replay) for models in self._models]
         for task, part in zip(self._tasks, parts, strict=True):
-            if task.assume_touched == self._modeled.assume_touched:
-                part.books.update(_books(self._modeled, self._call_of))
+            if self._has_modeled(task):
+                for name, book in _books(self._modeled, self._call_of).items():
+                    part.books[name] = [book]
+                    part.bounds[name] = book, book
         return _compared(self._names, self._profile, Model(), self._tasks, parts)
+
+    def _has_modeled(self, task: _Task) -> bool:
+        # Return whether the assumptions of the task are those of the other analysis.
+        modeled = self._modeled
+        return (task.assume_touched, task.assumed_sizes) == (
+            modeled.assume_touched,
+            (modeled.assumed_sizes,),
+        )
 
 
 def _guesses(trace: TraceReader) -> list[bool]:
@@ -328,12 +341,19 @@ def _compared(
     tasks: Sequence[_Task],
     parts: Sequence[_Part],
 ) -> Compared:
-    cases: dict[bool, dict[str, _Book]] = {}
+    cases: dict[bool, dict[str, list[_Book]]] = {}
+    bounds: dict[bool, dict[str, _Ends]] = {}
     for task, part in zip(tasks, parts, strict=True):
         cases.setdefault(task.assume_touched, {}).update(part.books)
+        bounds.setdefault(task.assume_touched, {}).update(part.bounds)
     first = parts[0]
     figures = {
-        name: _figures([_ends(books, name) for books in cases.values()], profile) for name in names
+        name: _figures(
+            [ends for books in cases.values() for ends in _ends(books, name)],
+            profile,
+            [_bounds(ends, name) for ends in bounds.values()],
+        )
+        for name in names
     }
     found = {name: findings for part in parts for name, findings in part.findings.items()}
     return Compared(
@@ -341,12 +361,12 @@ def _compared(
         profile,
         first.programs,
         len(cases) > 1,
-        *first[2:7],
+        *first[3:8],
         model,
         found,
         first.measured,
-        _exceeded(book for books in cases.values() for book in books.values()),
-        first.unsized,
+        _exceeded(book for books in cases.values() for each in books.values() for book in each),
+        tasks[0].assumed_sizes != (OBSERVED,),
     )
 
 
@@ -376,9 +396,10 @@ def compare_host_calls(
 class Direct:
     """The system calls of gramine-direct. `strategies`: by the strategy's name, the work for each
     call, and the work without one: load, fork, exec, thread, stack growth. `unsized` is that of
-    `Compared`."""
+    `Compared`: `strategies` then has the maximum of each count, and `least` its minimum."""
 
     strategies: dict[str, dict[str, SystemCalls]]
+    least: dict[str, dict[str, SystemCalls]]
     calls: int
     processes: int
     events: int
@@ -400,30 +421,35 @@ def compare_direct(
         rule = strategy(name)
         assert issubclass(rule, Libos)
         rules[name] = partial(rule, settings=settings, pal_type=LinuxPal)
-    enclaves = Enclaves(rules, meter_type=DirectMeter)
-    engine = Replay(trace, "laconic", listeners=[enclaves])
+    sizes = assumed_sizes(trace)
+    assumed = [Enclaves(rules, meter_type=DirectMeter, assumed_sizes=size) for size in sizes]
+    bounds = SizeBounds(assumed, DirectMeter)
+    engine = Replay(trace, "laconic", listeners=[*assumed, bounds])
     engine.run(progress=progress)
+    bounds.finish()
+    return Direct(
+        _by_call(bounds.most),
+        _by_call(bounds.least),
+        engine.ledger.calls,
+        engine.ledger.processes,
+        engine.number + 1,
+        engine.losses,
+        sizes != (OBSERVED,),
+    )
+
+
+def _by_call(enclaves: Enclaves) -> dict[str, dict[str, SystemCalls]]:
+    # Return the system calls by strategy and call.
     found: dict[str, dict[str, SystemCalls]] = {}
     for name, meter in enclaves.meters.items():
         calls = found.setdefault(name, {})
         for (_, call), counts in meter.tables.items():
             assert isinstance(counts, SystemCalls)
             calls.setdefault(str(call), SystemCalls()).add_calls(counts)
-    return Direct(
-        found,
-        engine.ledger.calls,
-        engine.ledger.processes,
-        engine.number + 1,
-        engine.losses,
-        _is_unsized(engine),
-    )
+    return found
 
 
 # Replays
-
-
-def _is_unsized(engine: Replay) -> bool:
-    return FILE_SIZES in engine.end.get("unknown", ())
 
 
 def _is_long(trace: TraceReader) -> bool:
@@ -454,9 +480,18 @@ class _Book(NamedTuple):
         return self.sums(lambda key: 0).get(0, Counts())
 
 
+#: Two results: at the two ends of a profile (the same, except for the bound), or the minimum and
+#: the maximum over the assumed sizes of files.
+_Ends = tuple[_Book, _Book]
+#: For each end of a profile, the minimum and the maximum over the assumed sizes of files.
+_Bounds = tuple[_Ends, _Ends]
+
+
 class _Part(NamedTuple):
-    # The results of one replay, for some of the strategies.
-    books: dict[str, _Book]
+    # The results of one replay, for some of the strategies; a book for each assumed size of files,
+    # and their minimum and maximum.
+    books: dict[str, list[_Book]]
+    bounds: dict[str, _Ends]
     programs: list[Program]
     calls: int
     processes: int
@@ -466,7 +501,6 @@ class _Part(NamedTuple):
     findings: dict[str, Findings]
     loss: str | None
     measured: list[Measured]
-    unsized: bool
 
 
 class _Task(NamedTuple):
@@ -476,6 +510,7 @@ class _Task(NamedTuple):
     assume_touched: bool
     model: Model
     selection: Selection | None = None
+    assumed_sizes: tuple[int, ...] = (OBSERVED,)
 
 
 def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, Report]) -> Maker:
@@ -506,19 +541,12 @@ class _Models:
 
     def __init__(self, task: _Task) -> None:
         self._task = task
-        self._reports: dict[str, Report] = {}
-        makers = {
-            display_name(maker): _maker(maker, task.profile, task.model, self._reports)
-            for maker in task.makers
-        }
-        # With a selection, the first touches of pages belong to the call that mapped them.
-        self._enclaves = Enclaves(
-            makers,
-            task.assume_touched,
-            by_owner=task.selection is not None,
-            selection=task.selection,
-        )
-        self.listeners: list[Listener] = [self._enclaves]
+        self._reports: list[dict[str, Report]] = []
+        self._assumed = [_enclaves(task, size, self._reports) for size in task.assumed_sizes]
+        self._sizes = SizeBounds(self._assumed)
+        self.listeners: list[Listener] = [*self._assumed]
+        if len(self._assumed) > 1:
+            self.listeners.append(self._sizes)
         self._counting: Selected | None = None
         if task.selection is not None:
             self._counting = Selected(Listener(), task.selection)
@@ -526,22 +554,29 @@ class _Models:
 
     def part(self, engine: Replay) -> _Part:
         # The results, after the replay.
+        sizes = self._sizes
+        sizes.finish()
         if self._task.selection is not None:
-            drop_unselected(self._enclaves, self._task.selection, engine.started)
-            join_touches(self._enclaves)
+            for enclaves in (*self._assumed, sizes.least, sizes.most):
+                drop_unselected(enclaves, self._task.selection, engine.started)
+                join_touches(enclaves)
         ledger = engine.ledger if self._counting is None else self._counting.ledger
+        books: dict[str, list[_Book]] = {}
+        for enclaves in self._assumed:
+            for name, book in _books(enclaves).items():
+                books.setdefault(name, []).append(book)
         return _Part(
-            _books(self._enclaves),
+            books,
+            {name: _bound_books(sizes, name, found) for name, found in books.items()},
             engine.started,
             ledger.calls,
             engine.ledger.processes,
             engine.number + 1,
-            self._enclaves.unseen,
+            self._assumed[0].unseen,
             engine.lost.sentences(),
-            {name: report.findings() for name, report in self._reports.items()},
+            _most_breaches(self._reports),
             engine.trace.loss,
             engine.measured,
-            _is_unsized(engine),
         )
 
 
@@ -563,6 +598,41 @@ def _replay(trace: TraceReader, tasks: Sequence[_Task], progress: Progress) -> l
     engine = Replay(trace, "laconic", listeners=listeners)
     engine.run(progress=progress)
     return [models.part(engine) for models in groups]
+
+
+def _enclaves(task: _Task, assumed_size: int, reports: list[dict[str, Report]]) -> Enclaves:
+    found: dict[str, Report] = {}
+    reports.append(found)
+    makers = {
+        display_name(maker): _maker(maker, task.profile, task.model, found) for maker in task.makers
+    }
+    # With a selection, the first touches of pages belong to the call that mapped them.
+    return Enclaves(
+        makers,
+        task.assume_touched,
+        by_owner=task.selection is not None,
+        selection=task.selection,
+        assumed_sizes=assumed_size,
+    )
+
+
+def _bound_books(sizes: SizeBounds, name: str, books: Sequence[_Book]) -> _Ends:
+    # Return the minimum and the maximum over the assumed sizes.
+    least, most = sizes.least.meters[name].tables, sizes.most.meters[name].tables
+    peaks = _least_most(book.peak for book in books)
+    left = _least_most(book.left for book in books)
+    return _Book(least, peaks[0], left[0], {}), _Book(most, peaks[1], left[1], {})
+
+
+def _most_breaches(reports: Iterable[Mapping[str, Report]]) -> dict[str, Findings]:
+    # By strategy, the findings under the assumed size that has the most, or under the first.
+    most: dict[str, Findings] = {}
+    for each in reports:
+        for name, report in each.items():
+            findings = report.findings()
+            if name not in most or findings.breaches > most[name].breaches:
+                most[name] = findings
+    return most
 
 
 def _part_way(tell: Progress, before: int, of: int, size: int, at: int) -> None:
@@ -649,45 +719,56 @@ def _work(sender: Connection, task: _Task) -> None:
 
 # Figures
 
-#: The results of one replay at the two ends of a profile: the same, except for the bound.
-_Ends = tuple[_Book, _Book]
 
-
-def _ends(books: Mapping[str, _Book], name: str) -> _Ends:
+def _ends(books: Mapping[str, list[_Book]], name: str) -> list[_Ends]:
+    # Return the results of one replay, for each assumed size of files.
     low, high = _ENDS if name == BOUND else (name, name)
-    return books[low], books[high]
+    return list(zip(books[low], books[high], strict=True))
 
 
-def _figures(cases: Sequence[_Ends], profile: CostProfile) -> Figures:
+def _bounds(found: Mapping[str, _Ends], name: str) -> _Bounds:
+    # Return the bounds of one replay over the assumed sizes of files.
+    low, high = _ENDS if name == BOUND else (name, name)
+    return found[low], found[high]
+
+
+def _figures(
+    cases: Sequence[_Ends], profile: CostProfile, bounds: Sequence[_Bounds] | None = None
+) -> Figures:
+    # `cases` are the results under each assumption. A ratio compares strategies under the same
+    # assumption; everything else is from `bounds` (None: the results have none but themselves).
+    if bounds is None:
+        bounds = [((low, low), (high, high)) for low, high in cases]
+    books = [book for ends in bounds for pair in ends for book in pair]
     return Figures(
-        _spans(cases, profile, lambda key: "").get("", Span(Counts(), Counts(), (0, 0))),
-        _spans(cases, profile, lambda key: key[0]),
-        _spans(cases, profile, lambda key: key[1]),
+        _spans(bounds, profile, lambda key: "").get("", Span(Counts(), Counts(), (0, 0))),
+        _spans(bounds, profile, lambda key: key[0]),
+        _spans(bounds, profile, lambda key: key[1]),
         [(profile.cycles(low.total())[0], profile.cycles(high.total())[1]) for low, high in cases],
-        _least_most(book.peak for pair in cases for book in pair),
-        _least_most(book.left for pair in cases for book in pair),
+        _least_most(book.peak for book in books),
+        _least_most(book.left for book in books),
     )
 
 
 def _spans(
-    cases: Sequence[_Ends], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]
+    bounds: Sequence[_Bounds], profile: CostProfile, key: Callable[[tuple[int, Hashable]], Any]
 ) -> dict[Any, Span]:
     # Group the figures of all tables by key, in the order in which they came.
-    sums = [(low.sums(key), high.sums(key)) for low, high in cases]
+    sums = [[book.sums(key) for book in (*at_low, *at_high)] for at_low, at_high in bounds]
     nothing = Counts()
     return {
-        each: _span(
-            [(low.get(each, nothing), high.get(each, nothing)) for low, high in sums], profile
-        )
-        for each in dict.fromkeys(found for pair in sums for part in pair for found in part)
+        each: _span([[part.get(each, nothing) for part in parts] for parts in sums], profile)
+        for each in dict.fromkeys(found for parts in sums for part in parts for found in part)
     }
 
 
-def _span(pairs: Sequence[tuple[Counts, Counts]], profile: CostProfile) -> Span:
-    every = [counts.as_dict() for pair in pairs for counts in pair]
+def _span(bounds: Sequence[Sequence[Counts]], profile: CostProfile) -> Span:
+    # Each of `bounds` has the minimum and the maximum for the low end of the profile, then those
+    # for its high end.
+    every = [counts.as_dict() for parts in bounds for counts in parts]
     low = Counts(**{name: min(each[name] for each in every) for name in THINGS})
     high = Counts(**{name: max(each[name] for each in every) for name in THINGS})
-    cycles = [(profile.cycles(at_low)[0], profile.cycles(at_high)[1]) for at_low, at_high in pairs]
+    cycles = [(profile.cycles(least)[0], profile.cycles(most)[1]) for least, _, _, most in bounds]
     return Span(low, high, (min(first for first, _ in cycles), max(last for _, last in cycles)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from laconic.libos.sizes import FileSizes
+from laconic.libos.sizes import OBSERVED, FileSizes
 from laconic.linux.pagemap import FILE_PAGE, GUARD, UNSEEN, Touched
 from laconic.memory.change import FILE, MAP, UNMAP, ZERO, Change
 from laconic.memory.flags import MADV_FREE, PAGE_SHIFT, VM_PROT
@@ -21,13 +21,13 @@ _DIES = MAP | UNMAP | FILE | ZERO
 
 class Touches:
     """The touched pages of one address space, and the sizes of its files. `unseen` counts the pages
-    whose pagemap was unreadable."""
+    whose pagemap was unreadable. `assumed_sizes` is the assumption of `FileSizes`."""
 
     __slots__ = ("pages", "sizes", "unseen")
 
-    def __init__(self) -> None:
+    def __init__(self, assumed_sizes: int = OBSERVED) -> None:
         self.pages: RangeMap[int] = RangeMap()
-        self.sizes = FileSizes()
+        self.sizes = FileSizes(assumed_sizes)
         self.unseen = 0
 
     def copy(self) -> Touches:

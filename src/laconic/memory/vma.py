@@ -8,7 +8,7 @@ split therefore copies a reference, and two neighbors merge exactly if they are 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from laconic.memory.flags import (
     VM_LOCKED,
@@ -21,6 +21,10 @@ from laconic.memory.flags import (
     flag_names,
 )
 from laconic.memory.rangemap import range_text
+
+#: The device, major and minor, of files that a log identifies by their paths; their inodes are
+#: negative.
+LOG_DEVICE: Final = (0, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,9 @@ class File:
 
     @property
     def is_on_disk(self) -> bool:
-        """Return whether the contents are in a file system."""
-        return self.inode > 0 and not self.in_memory
+        """Return whether the contents are in a file system, as those of any path in a log are."""
+        is_of_log = (self.major, self.minor) == LOG_DEVICE
+        return (self.inode > 0 or is_of_log) and not self.in_memory
 
 
 class Vma(NamedTuple):

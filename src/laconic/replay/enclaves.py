@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from mypy_extensions import mypyc_attr
 
+from laconic.libos.sizes import OBSERVED
 from laconic.libos.strategy import ContinuingStrategy, Maker, MemoryCall, Strategy, fork_of
 from laconic.libos.touches import Touches
 from laconic.linux.pagemap import Touched
 from laconic.memory.change import Change, new
 from laconic.memory.flags import VM_PROT
+from laconic.memory.mmap import page_align
 from laconic.memory.space import AddressSpace, Entry
 from laconic.memory.vma import File, Vma
 from laconic.replay.events import CallDone, Listener
@@ -49,6 +51,13 @@ class Touch(NamedTuple):
     last mapped them, LOAD, BEFORE, STACK or OTHER."""
 
     owner: Hashable
+
+
+class FileTouch(NamedTuple):
+    """The label of the first touches of pages of `file`, while the sizes of files are assumed; used
+    instead of TOUCH."""
+
+    file: File
 
 
 class Unfinished(NamedTuple):
@@ -122,9 +131,13 @@ class Enclave:
     def touch(self, start: int, end: int, vma: Vma) -> None:
         """Handle the first touch of the pages of `[start, end)` (`Touches.take`), which a file must
         therefore have. O(strategies), with owners O(strategies × owners)."""
-        self.touches.sizes.grow(vma, end)
+        sizes = self.touches.sizes
+        sizes.grow(vma, end)
         if self.owners is None:
-            self._touch(start, end, vma, TOUCH)
+            label: Hashable = TOUCH
+            if sizes.assumed and vma.file is not None:
+                label = FileTouch(vma.file)
+            self._touch(start, end, vma, label)
             return
         for run_start, run_end, owner in self.owners.touch(start, end):
             self._touch(run_start, run_end, vma, new(Touch, (owner,)))
@@ -138,7 +151,8 @@ class Enclave:
         """Handle a completed memory call; its work is counted under `label`.
         O(strategies × changes)."""
         name, args, _, changes, file = call
-        self.touches.sizes.note(file)
+        if file is not None:
+            self.touches.sizes.note(file, args[5] + page_align(args[1]))
         for strategy, meter, counts in self._receivers(
             label, self._books if changes else self._unchanged
         ):
@@ -243,7 +257,8 @@ class Enclaves(Listener):
     the cost of touched pages is counted under `Touch(label of the call that last mapped them)`, and
     `touched_pages` contains their number by process (`Mm.number`) and that label; otherwise, all of
     it is counted under TOUCH. `assume_touched`: pages that the trace does not describe are assumed
-    to be touched as soon as they are accessible, and otherwise never. `unseen` counts the touched
+    to be touched as soon as they are accessible, and otherwise never. `assumed_sizes` is how large
+    a file of unknown size is (`laconic.libos.sizes`). `unseen` counts the touched
     pages whose pagemap was unreadable. `left` is the number of committed EPC pages when the trace
     ends, before the enclaves do.
     """
@@ -256,7 +271,9 @@ class Enclaves(Listener):
         meter_type: type[Meter] = Meter,
         by_owner: bool = False,
         selection: Selection | None = None,
+        assumed_sizes: int = OBSERVED,
     ) -> None:
+        self.assumed_sizes = assumed_sizes
         self.selection = selection
         self.makers = makers
         self.by_owner = by_owner
@@ -281,7 +298,7 @@ class Enclaves(Listener):
     def started(self, mm: Mm) -> None:
         """Load a program into an enclave."""
         assert mm.space is not None
-        touches = Touches()
+        touches = Touches(self.assumed_sizes)
         before = self._executing.pop(mm.pid, {})
         strategies: dict[str, Strategy] = {}
         for name, maker in self.makers.items():
@@ -428,6 +445,22 @@ class Enclaves(Listener):
                     meter.tables[process, label] = counts
                 else:
                     yield name, label, counts
+
+    def take_tables(self) -> dict[str, dict[tuple[int, Hashable], Counts]]:
+        """Return the counts so far, by strategy, process and label, and forget them, except for
+        those of unfinished calls. O(labels)."""
+        for enclave in self._enclaves.values():
+            enclave.forget_labels()
+        taken = {}
+        for name, meter in self.meters.items():
+            taken[name] = meter.tables
+            # The label of such a call follows when it ends.
+            meter.tables = {
+                key: taken[name].pop(key)
+                for key in list(meter.tables)
+                if isinstance(key[1], Unfinished)
+            }
+        return taken
 
     @staticmethod
     def _other(enclave: Enclave, changes: tuple[Change, ...]) -> None:

@@ -16,6 +16,7 @@ from laconic.analysis.advise.advice import (
 from laconic.analysis.advise.figures import AdviceFigures, Cost
 from laconic.analysis.advise.trial import After, Trial, outside
 from laconic.analysis.schemas import SCHEMAS, Json
+from laconic.report.compare import UNSIZED
 from laconic.report.numbers import cycles, ends_text, low_to_high, unit
 from laconic.sgx.costs import CostProfile
 from laconic.trace.numbers import LowHigh
@@ -111,6 +112,8 @@ def _tried(after: After | str | None) -> Json:
 
 def _notes(figures: AdviceFigures) -> list[str]:
     notes = [] if figures.touches else [RANGED]
+    if figures.unsized:
+        notes.append(UNSIZED)
     if figures.attached:
         notes.append(ATTACHED)
     if figures.cpus and figures.most(lambda image: image.peak_threads) > 1:

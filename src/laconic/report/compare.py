@@ -56,11 +56,11 @@ RANGED = (
     "the trace does not say which pages were touched (a log never does for certain): each figure "
     "is a range, from no page touched to every page touched while it was accessible"
 )
-#: The note on a log that was imported without the files that the program mapped.
+#: The note on a log without the sizes of the files that the program mapped.
 UNSIZED = (
-    "the log does not have the sizes of all mapped files, and no mapping is assumed to reach past "
-    "the end of such a file. Gramine makes more host calls for mappings that do, so the counts of "
-    "every-call and skip-equal are too low. Import the log again with --root DIR to read the sizes"
+    "the log does not have the sizes of all mapped files: each count that depends on them is a "
+    "range, from files that cover their mappings to files that end within or before them. Import "
+    "a Gramine log again with --root DIR to read the sizes; laconic run records them"
 )
 #: The note on a selection that divides processes.
 SELECTED = (
@@ -244,36 +244,44 @@ def hosts_as_json(replays: Mapping[str, Replayed]) -> Json:
 def direct_as_json(compared: Direct) -> Json:
     """Return the system calls of gramine-direct under each strategy, in the form that `--json`
     writes."""
+    found = {
+        name: (compared.least[name], compared.strategies[name]) for name in compared.strategies
+    }
     strategies: Json = {}
-    base = _calls(compared.strategies["every-call"])
-    for name, calls in compared.strategies.items():
-        total = _calls(calls)
-        ratio = round(total["host_calls"] / base["host_calls"], 6) if base["host_calls"] else None
+    for name, ends in found.items():
+        pairs = [
+            (_calls(calls)["host_calls"], _calls(base)["host_calls"])
+            for calls, base in zip(ends, found["every-call"], strict=True)
+        ]
+        ratios = [round(ours / theirs, 6) for ours, theirs in pairs if theirs]
         strategies[name] = {
-            "counts": total,
-            "ratio": {"every_call": ratio},
-            "ratio_low": {"every_call": ratio},
+            **_direct_counts(*ends),
+            "ratio": {"every_call": max(ratios, default=None)},
+            "ratio_low": {"every_call": min(ratios, default=None)},
         }
     names = sorted({call for calls in compared.strategies.values() for call in calls})
+    by_call = {
+        name: {
+            rule: _direct_counts({name: least[name]}, {name: most[name]})
+            for rule, (least, most) in found.items()
+            if name in most and most[name].system_calls
+        }
+        for name in names
+    }
     return {
         "host": "gramine",
         "calls": compared.calls,
         "processes": compared.processes,
-        "ranged": False,
+        "ranged": any("counts_low" in entry for entry in strategies.values()),
         "strategies": strategies,
-        "by_call": {
-            name: {
-                rule: {"counts": _calls({name: calls[name]})}
-                for rule, calls in compared.strategies.items()
-                if name in calls and calls[name].system_calls
-            }
-            for name in names
-            if any(
-                name in calls and calls[name].system_calls for calls in compared.strategies.values()
-            )
-        },
+        "by_call": {name: rules for name, rules in by_call.items() if rules},
         "notes": [DIRECT] + [UNSIZED] * compared.unsized,
     }
+
+
+def _direct_counts(least: Mapping[str, SystemCalls], most: Mapping[str, SystemCalls]) -> Json:
+    low, high = _calls(least), _calls(most)
+    return {"counts": high} if low == high else {"counts": high, "counts_low": low}
 
 
 def _calls(calls: Mapping[str, SystemCalls]) -> Json:

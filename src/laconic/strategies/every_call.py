@@ -251,8 +251,10 @@ class EveryCall(Libos):
         kept = VM_SHARED if flags & MAP_TYPE != MAP_PRIVATE else 0
         if file is None or file.writable:
             kept |= VMA_MAY_WRITE
-        file_end = TOP  # unknown: assume the whole mapping
-        if file is not None and file.plain and file.size > 0:
+        file_end = TOP  # a device covers the whole mapping
+        if file is None or (file.plain and file.size <= 0):
+            file_end = self.touches.sizes.assumed_end(start, end)
+        elif file.plain:
             file_end = start + max(file.size - offset, 0)
         vma = LibosVma(prot, kept, file.file if file else _UNKNOWN, file_end)
         self.map_file(start, end, vma)

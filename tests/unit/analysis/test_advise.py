@@ -120,6 +120,30 @@ class TestManifest:
         assert text.format(start) in size.why
         assert edmm.line == "sgx.edmm_enable = true" and "does not start as it is" in edmm.why
 
+    @pytest.mark.parametrize(("count", "is_lazy"), [(2, False), (3, False), (3, True)])
+    def test_mappings_that_are_together_larger_than_any_machine(
+        self, count: int, is_lazy: bool, tmp_path: Path
+    ) -> None:
+        """None of them is so alone. Lazy ones, and those that are gone, do not count."""
+        trace = Program(tmp_path, "/usr/sbin/mariadbd")
+        start = BASE - (1 << 44)
+        flags = NORESERVE if is_lazy else ANONYMOUS
+        size = 400 << 30
+        trace.mmap(start, size, RW, ANONYMOUS)
+        trace.call("munmap", start, size)
+        for number in range(count):
+            trace.mmap(start + 2 * number * size, size + number * PAGE, RW, flags)
+        found = advised(trace.touched())
+        enclave, edmm = found["sgx.enclave_size"], found["sgx.edmm_enable"]
+        is_reported = count == 3 and not is_lazy
+        assert ("does not run to its end, as it is: it maps 1.2 TiB" in enclave.why) == is_reported
+        assert ("does not run to its end" in edmm.why) == is_reported
+        if is_reported:
+            last = start + 4 * size
+            assert f"The largest of these mappings is 400.0 GiB at {last:#x}" in enclave.why
+            assert "set innodb_buffer_pool_size_max of mariadbd" in enclave.why
+            assert edmm.line == "sgx.edmm_enable = true"
+
     def test_what_a_program_opens_of_such_a_mapping_counts(self, tmp_path: Path) -> None:
         """It is needed with a smaller mapping as well; a child inherits the rest."""
         trace = Program(tmp_path)

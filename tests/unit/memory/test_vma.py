@@ -29,7 +29,7 @@ from laconic.memory.change import (
     FILE as FILE_KIND,
 )
 from laconic.memory.flags import Prot, flag_names
-from laconic.memory.vma import File, Vma, describe
+from laconic.memory.vma import LOG_DEVICE, File, Vma, describe
 from tests.helpers.pictures import FILE, LEGEND, MAY, PAGE, RW, SHARED, R, X, at
 
 # Files
@@ -50,6 +50,8 @@ def test_a_file_is_its_device_and_inode() -> None:
         (File(0, 1, 7, "/SYSV00000000 (deleted)"), False, True, False),
         (File(0, 1, 7, "/memfd:x (deleted)"), False, True, False),
         (File(0, 1, -3, "/a"), False, False, False),
+        (File(*LOG_DEVICE, -3, "/a"), False, False, True),
+        (File(*LOG_DEVICE, -3, "/dev/zero"), False, True, False),
         (File(0, 1, 0, "/a"), False, False, False),
         (File(0, 1, 1, "/a"), False, False, True),
     ],

@@ -15,6 +15,7 @@ from laconic.libos.touches import Touches
 from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
+from laconic.replay.sizebounds import SizeBounds, assumed_sizes
 from laconic.sgx.meter import Counts
 from laconic.strategies import strategy
 from laconic.strategies.every_call import EveryCall
@@ -61,7 +62,8 @@ class AdviceFigures:
 
     `costs` are by strategy; `counts` are those of TODAY for all enclaves together, with the minimum
     of touches. `touches` is False if the trace does not record which pages were touched; results
-    that depend on touches are then ranges. `unseen`: pages whose pagemap was unreadable. `losses`:
+    that depend on touches are then ranges, like those that depend on the sizes of files if it does
+    not have them (`unsized`). `unseen`: pages whose pagemap was unreadable. `losses`:
     what the trace lacks, one sentence each. `exit_status` is None if it is unknown. `attached`: the
     programs were running before the recording began, so the trace lacks what they did until then.
     `cpus` of the machine of the recording, 0 if unknown.
@@ -80,6 +82,7 @@ class AdviceFigures:
     exit_status: int | None = None
     attached: bool = False
     cpus: int = 0
+    unsized: bool = False
 
     def programs(self) -> list[tuple[Program, Image]]:
         """Return the programs, each with its image."""
@@ -167,11 +170,18 @@ def measure(
     _, high, more = (engine, low, images) if known else _replayed(opened(), True, progress)
     costs = {}
     for name in SHOWN:
-        ends = [enclaves.meters[name] for enclaves in (low, high)]
-        totals = [meter.total() for meter in ends]
+        totals = [
+            enclaves.meters[name].total()
+            for bounds in (low, high)
+            for enclaves in (bounds.least, bounds.most)
+        ]
         calls = sorted(float(total.host_calls) for total in totals)
         cycles = sorted(value for total in totals for value in profile.cycles(total))
-        pages = sorted(float(meter.peak_epc_pages) for meter in ends)
+        pages = sorted(
+            float(enclaves.meters[name].peak_epc_pages)
+            for bounds in (low, high)
+            for enclaves in bounds.assumed
+        )
         costs[name] = Cost((calls[0], calls[-1]), (cycles[0], cycles[-1]), (pages[0], pages[-1]))
     lazy = [sum(image.lazy_touched for image in each) for each in (images, more)]
     status = engine.end.get("exit_status")
@@ -181,14 +191,15 @@ def measure(
         images,
         engine.started,
         costs,
-        low.meters[TODAY].total(),
+        low.assumed[0].meters[TODAY].total(),
         (lazy[0], lazy[1]),
         known,
-        low.unseen,
+        low.assumed[0].unseen,
         engine.losses,
         status if isinstance(status, int) else None,
         trace.was_attached,
         trace.cpus if known else 0,
+        len(low.assumed) > 1,
     )
 
 
@@ -203,18 +214,18 @@ def watching(images: list[Image]) -> dict[str, Maker]:
 
 def _replayed(
     trace: TraceReader, touched: bool, progress: Callable[[int], None] | None
-) -> tuple[Replay, Enclaves, list[Image]]:
+) -> tuple[Replay, SizeBounds, list[Image]]:
     images: list[Image] = []
-    makers: dict[str, Maker] = {
-        TODAY: strategy(TODAY),
-        EAGER: Eager,
-        OURS: strategy(OURS),
-        **watching(images),
-    }
-    enclaves = Enclaves(makers, touched)
+    makers: dict[str, Maker] = {TODAY: strategy(TODAY), EAGER: Eager, OURS: strategy(OURS)}
+    first, *others = assumed_sizes(trace)
+    assumed = [Enclaves(makers | watching(images), touched, assumed_sizes=first)]
+    assumed += [Enclaves(makers, touched, assumed_sizes=size) for size in others]
+    bounds = SizeBounds(assumed)
     stacks = Stacks()
     callers = BufferCallers(images)
-    engine = Replay(trace, "laconic", listeners=[enclaves, callers], stacks=stacks)
+    listeners: list[Listener] = [*assumed, *([bounds] if others else []), callers]
+    engine = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
     engine.run(progress=progress)
+    bounds.finish()
     callers.keep_own(stacks)
-    return engine, enclaves, images
+    return engine, bounds, images

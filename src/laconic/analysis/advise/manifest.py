@@ -123,10 +123,19 @@ def _checkpoint(size: int) -> str:
 def _refused(figures: AdviceFigures) -> Iterator[str]:
     # Sentences on programs that cannot start.
     for process, image in figures.programs():
+        name = basename(process.path)
+        setting = _SMALLER.get(name)
+        cure = f"set {setting} of {name}" if setting else f"find the setting of {name}"
+        if image.is_too_large_together and image.largest_eager is not None:
+            size, start, vma = image.largest_eager
+            yield (
+                f". {figures.owner(image)} does not start, or does not run to its end, as it is: "
+                f"it maps {shown_size(image.peak_eager)} at a time of files or without "
+                "MAP_NORESERVE, which Gramine commits at once, with EDMM or without, and which no "
+                f"machine has. The largest of these mappings is {_large(size, vma)} at {start:#x}; "
+                f"{cure} that makes them smaller. The size above is with them"
+            )
         for start, (size, vma) in image.impossible.items():
-            name = basename(process.path)
-            setting = _SMALLER.get(name)
-            cure = f"set {setting} of {name}" if setting else f"find the setting of {name}"
             yield (
                 f". {figures.owner(image)} does not start as it is: it maps {_large(size, vma)} at "
                 f"{start:#x}{'' if vma.file else ' without MAP_NORESERVE'}, which Gramine commits "
@@ -162,10 +171,13 @@ def _edmm(figures: AdviceFigures, profile: CostProfile, size: dict[str, Any]) ->
     with_, ours = figures.costs[TODAY].cycles, figures.costs[OURS].cycles
     too_large = size["value"] >= ANY_MACHINE
     refused = any(image.impossible for image in figures.images)
-    enable = too_large or refused or sum(with_) < sum(without)
+    stopped = any(image.is_too_large_together for image in figures.images)
+    enable = too_large or refused or stopped or sum(with_) < sum(without)
     apart = with_[1] < without[0] or without[1] < with_[0]
     if refused:
         verdict = "the program does not start as it is (sgx.enclave_size), so costs do not decide"
+    elif stopped:
+        verdict = "the program does not run to its end (sgx.enclave_size), so costs do not decide"
     elif too_large:
         verdict = (
             f"an enclave of {manifest_size(size['value'])} cannot be built without EDMM, because "

@@ -130,21 +130,23 @@ class Image:
     `mapped`: everything that is mapped; `oversized`: the part in mappings that Gramine commits at
     once and that are larger than any machine; `impossible`: such mappings, start → size and
     attributes. `fitting`: what is mapped without them, and `forked_fitting` the maximum of that at
-    a fork. `closed`: the part of `mapped` that is PROT_NONE, `closed_at_peak`: that part when
-    `mapped` was largest. `unlazy_closed`: PROT_NONE, anonymous and not MAP_NORESERVE.
-    `allocated_pages`: in total, counted again each time they were mapped. `lazy_pages` were mapped
-    with MAP_NORESERVE; `lazy_touched` counts their first touches. `brk_base` is an address.
-    `started_threads`: in total, without the first; `found_threads` of them were running before the
-    recording began. `refused`: growths of the break that failed, `repeated` of them for the same
-    address as the one before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's:
-    base → further growths; `tops`: base → the maximum of bytes that were made accessible from
-    there. `discards` are madvise(DONTNEED, FREE), except those of threads' stacks. `blocks` are
-    individually mapped ones, base → size, and `peak_blocks` their bytes; `churned`: the sizes of
-    those that were unmapped whole. `buffers`: large accessible mappings of a program that has
-    OpenBLAS, with the numbers of the stacks that they were mapped from; at the end, those of
-    OpenBLAS itself. `exec_changes` are calls that made anonymous memory executable or no longer
-    executable, of `exec_pages`. `files` are names of files of `LIBRARIES`; `deepest` is the maximum
-    depth of the thread stacks that are gone.
+    a fork. `eager`: what Gramine commits at once, `peak_eager` the maximum of that without
+    `oversized`, and `largest_eager` the largest such mapping: size, start and attributes. `closed`:
+    the part of `mapped` that is PROT_NONE, `closed_at_peak`: that part when `mapped` was largest.
+    `unlazy_closed`: PROT_NONE, anonymous and not MAP_NORESERVE. `allocated_pages`: in total,
+    counted again each time they were mapped. `lazy_pages` were mapped with MAP_NORESERVE;
+    `lazy_touched` counts their first touches. `brk_base` is an address. `started_threads`: in
+    total, without the first; `found_threads` of them were running before the recording began.
+    `refused`: growths of the break that failed, `repeated` of them for the same address as the one
+    before. `shrinks` are the break's, of `shrunk_pages`. `arenas` are glibc's: base → further
+    growths; `tops`: base → the maximum of bytes that were made accessible from there. `discards`
+    are madvise(DONTNEED, FREE), except those of threads' stacks. `blocks` are individually mapped
+    ones, base → size, and `peak_blocks` their bytes; `churned`: the sizes of those that were
+    unmapped whole. `buffers`: large accessible mappings of a program that has OpenBLAS, with the
+    numbers of the stacks that they were mapped from; at the end, those of OpenBLAS itself.
+    `exec_changes` are calls that made anonymous memory executable or no longer executable, of
+    `exec_pages`. `files` are names of files of `LIBRARIES`; `deepest` is the maximum depth of the
+    thread stacks that are gone.
     """
 
     mapped: int = 0
@@ -153,6 +155,9 @@ class Image:
     impossible: dict[int, tuple[int, Vma]] = field(default_factory=dict)
     peak_fitting: int = 0
     forked_fitting: int = 0
+    eager: int = 0
+    peak_eager: int = 0
+    largest_eager: tuple[int, int, Vma] | None = None
     closed: int = 0
     closed_at_peak: int = 0
     unlazy_closed: int = 0
@@ -194,6 +199,12 @@ class Image:
         return self.mapped - self.oversized
 
     @property
+    def is_too_large_together(self) -> bool:
+        """Whether the mappings that Gramine commits at once were together larger than any machine,
+        without those that are so alone. O(1)."""
+        return self.peak_eager >= ANY_MACHINE
+
+    @property
     def reservations(self) -> list[Region]:
         """The regions that are not stacks, in the order in which they were mapped. O(regions)."""
         return [each for each in self.regions if not each.stack]
@@ -211,6 +222,7 @@ class Image:
             peak_mapped=self.mapped,
             oversized=self.oversized,
             peak_fitting=self.fitting,
+            eager=self.eager,
             closed=self.closed,
             closed_at_peak=self.closed,
             unlazy_closed=self.unlazy_closed,
@@ -378,12 +390,15 @@ class Watch(Strategy):
         if flags & _HOSTS:
             return
         image.mapped += size
-        # MAP_NORESERVE does not make a file's memory lazy.
-        if size >= ANY_MACHINE and (vma.file is not None or not flags & VM_NORESERVE):
-            image.oversized += size
-            self.oversized.set(start, end, True)
-            if fresh:
-                image.impossible[start] = size, vma
+        if _is_eager(vma):
+            image.eager += size
+            if size >= ANY_MACHINE:
+                image.oversized += size
+                self.oversized.set(start, end, True)
+                if fresh:
+                    image.impossible[start] = size, vma
+            elif fresh and (image.largest_eager is None or size > image.largest_eager[0]):
+                image.largest_eager = size, start, vma
         if not flags & VM_PROT:
             image.closed += size
             image.unlazy_closed += 0 if flags & VM_NORESERVE or vma.file is not None else size
@@ -404,6 +419,8 @@ class Watch(Strategy):
         if flags & _HOSTS:
             return
         image.mapped -= size
+        if _is_eager(vma):
+            image.eager -= size
         if image.oversized:
             for run_start, run_end, oversized in self.oversized.runs(start, end):
                 image.oversized -= run_end - run_start if oversized else 0
@@ -420,6 +437,7 @@ class Watch(Strategy):
             image.peak_mapped = image.mapped
             image.closed_at_peak = image.closed
         image.peak_fitting = max(image.peak_fitting, image.fitting)
+        image.peak_eager = max(image.peak_eager, image.eager - image.oversized)
         if image.unlazy_closed > image.peak_unlazy_closed:
             image.peak_unlazy_closed = image.unlazy_closed
         if image.stack > image.peak_stack:
@@ -485,3 +503,9 @@ class Watch(Strategy):
         else:
             return
         image.tops[base] = max(image.tops.get(base, 0), changes[-1].end - base)
+
+
+def _is_eager(vma: Vma) -> bool:
+    # Return whether Gramine commits a mapping at once. MAP_NORESERVE does not make a file's memory
+    # lazy.
+    return vma.file is not None or not vma.flags & VM_NORESERVE

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Self, TypeVar
 
-from laconic.memory.vma import File
+from laconic.memory.vma import LOG_DEVICE, File
 from laconic.trace.schema import PLACES, PLAIN, READABLE, UNKNOWN_IDENTITY, WRITABLE
 from laconic.trace.sysroot import HostFile
 from laconic.trace.writer import TraceWriter
@@ -81,4 +81,4 @@ class PathFiles:
             self.unsized |= size is None
         inode = self._inodes.setdefault(name, -1 - len(self._inodes))
         mode = _MODE | access | UNKNOWN_IDENTITY
-        return self._writer.file(File(0, 2, inode, name), size or 0, mode, now=now)
+        return self._writer.file(File(*LOG_DEVICE, inode, name), size or 0, mode, now=now)

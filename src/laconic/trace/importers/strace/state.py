@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from laconic.memory.vma import File
+from laconic.memory.vma import LOG_DEVICE, File
 from laconic.trace.importers.importing import Import
 from laconic.trace.importers.strace.arguments import annotation, number
 from laconic.trace.importers.strace.clock import Clock
@@ -118,7 +118,7 @@ class LogState:
         number_of = self._files.get((path, mode))
         if number_of is None:
             inode = self._inodes.setdefault(path, -len(self._inodes) - 1)
-            file = File(0, 2, inode, path.decode("utf-8", "surrogateescape"))
+            file = File(*LOG_DEVICE, inode, path.decode("utf-8", "surrogateescape"))
             number_of = self._files[path, mode] = self.writer.file(file, 0, mode, now=where)
         return number_of
 
@@ -130,7 +130,7 @@ class LogState:
         path = f"?fd {fd} of {thread.pid}"
         inode = self._inodes.setdefault(b"?%d" % self._appeared, -len(self._inodes) - 1)
         found = self.writer.file(
-            File(0, 2, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where
+            File(*LOG_DEVICE, inode, path), 0, 1 | 2 | 4 | 16 | UNKNOWN_IDENTITY, now=where
         )
         self._strangers.append(found)
         return found

@@ -1,0 +1,183 @@
+"""Ranges of counts for Gramine's logs without the sizes of files: the counts with sizes are within
+them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from laconic.analysis.advise.figures import measure
+from laconic.analysis.compare import Figures, Span, compare, compare_direct
+from laconic.libos.settings import Settings
+from laconic.libos.sizes import EMPTY, PARTIAL, WHOLE, FileSizes
+from laconic.memory.flags import PAGE_SIZE
+from laconic.memory.mmap import OpenFile
+from laconic.memory.rangemap import TOP
+from laconic.memory.vma import LOG_DEVICE, File, Vma
+from laconic.report.compare import as_json, as_text, direct_as_json
+from laconic.sgx.costs import load
+from laconic.sgx.meter import THINGS
+from laconic.trace.reader import TraceReader
+from laconic.trace.schema import CODES
+from tests.helpers.gramlogs import REAL, take
+from tests.helpers.traces import BASE
+
+LIBOS = ["every-call", "skip-equal"]
+ALL = [*LIBOS, "classify", "laconic", "sgx-emm", "edmm-tuned", "bound", "every-call:all"]
+#: Logs of so many calls or pages that only Gramine's strategies are replayed.
+LONG = ("per_page.log.gz", "pipe2.log.gz", "thr.log.gz")
+
+
+def is_slow(log: Path) -> bool:
+    """True for a long log, and for all but one form of a log that exists in many."""
+    return log.name in LONG or (log.name.startswith("run.") and "1.9" not in log.name)
+
+
+LOGS = [
+    pytest.param(log, marks=pytest.mark.slow if is_slow(log) else ())
+    for log in sorted((*REAL.glob("*.log*"), *REAL.parent.glob("*.log")))
+]
+
+
+def mapped_files(trace: TraceReader) -> dict[str, int]:
+    """The paths of mapped files, with the end of their last mapping in the file (bytes)."""
+    paths: dict[int, str] = {}
+    ends: dict[str, int] = {}
+    for row in trace.rows():
+        if row.event == CODES["file"]:
+            paths[row.file] = row.data.decode()
+        elif row.event == CODES["mmap"] and row.file and not paths[row.file].startswith("?"):
+            ends[paths[row.file]] = row.a5 + row.a1
+    return ends
+
+
+def write_files(root: Path, ends: dict[str, int], seed: int) -> None:
+    """Make files that end at the end of their last mapping, before, within or after it."""
+    choose = random.Random(seed)
+    root.mkdir()
+    for name, end in sorted(ends.items()):
+        pages = choose.choice((0, 0, 1, 2, end // PAGE_SIZE))
+        size = end - pages * PAGE_SIZE + choose.choice((-1, 0, 0, 1))
+        path = root / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(max(size, 1))
+
+
+def spans(figures: Figures) -> Iterator[tuple[str, Span]]:
+    yield "all", figures.total
+    for number, span in figures.programs.items():
+        yield f"program {number}", span
+    yield from figures.by_call.items()
+
+
+def escaped(name: str, exact: Figures, ranges: Figures) -> Iterable[str]:
+    """The counts and cycles that are outside of their ranges."""
+    bounds = dict(spans(ranges))
+    for group, span in spans(exact):
+        bound = bounds[group]
+        for thing in THINGS:
+            least, most = getattr(bound.low, thing), getattr(bound.high, thing)
+            if not least <= getattr(span.low, thing) <= getattr(span.high, thing) <= most:
+                yield f"{name}, {group}: {thing}"
+        least, most = bound.cycles
+        if not least <= span.cycles[0] <= span.cycles[1] <= most:
+            yield f"{name}, {group}: cycles"
+    if not ranges.peak[0] <= exact.peak[0] <= exact.peak[1] <= ranges.peak[1]:
+        yield f"{name}: peak"
+
+
+@pytest.mark.parametrize("log", LOGS, ids=lambda path: path.name)
+def test_counts_with_sizes_are_within_the_ranges_without(log: Path, tmp_path: Path) -> None:
+    names = LIBOS if log.name in LONG else ALL
+    trace, _ = take(tmp_path, log)
+    ranges = compare(trace, names, load(), jobs=1)
+    direct = compare_direct(trace, LIBOS, Settings())
+    root = tmp_path / "root"
+    write_files(root, mapped_files(TraceReader(trace.path)), seed=len(log.name))
+    trace, _ = take(tmp_path, log, root)
+    exact = compare(trace, names, load(), jobs=1)
+    assert not [
+        text
+        for name in names
+        for text in escaped(name, exact.strategies[name], ranges.strategies[name])
+    ]
+    found = compare_direct(trace, LIBOS, Settings())
+    for name in LIBOS:
+        for call, calls in found.strategies[name].items():
+            least, most = direct.least[name][call], direct.strategies[name][call]
+            for thing in ("mmap", "munmap", "mprotect"):
+                count = getattr(calls, thing)
+                assert getattr(least, thing) <= count <= getattr(most, thing), (name, call)
+
+
+def test_a_range_is_shown_and_ends_with_the_sizes(tmp_path: Path) -> None:
+    log = REAL / "hello.log.gz"
+    trace, _ = take(tmp_path, log)
+    enclaves = as_json(compare(trace, LIBOS, load(), jobs=1))
+    direct = direct_as_json(compare_direct(trace, LIBOS, Settings()))
+    for figures in (enclaves, direct):
+        assert figures["ranged"]
+        entry = figures["strategies"]["every-call"]
+        assert entry["counts_low"]["host_calls"] < entry["counts"]["host_calls"]
+        assert entry["ratio"]["every_call"] == entry["ratio_low"]["every_call"] == 1
+        text = " ".join(as_text(figures).split())
+        low, high = entry["counts_low"]["host_calls"], entry["counts"]["host_calls"]
+        assert f"every-call {low} – {high}" in text
+        assert "Import a Gramine log again with --root DIR" in text
+    root = tmp_path / "root"
+    write_files(root, mapped_files(TraceReader(trace.path)), seed=1)
+    trace, _ = take(tmp_path, log, root)
+    enclaves = as_json(compare(trace, LIBOS, load(), jobs=1))
+    direct = direct_as_json(compare_direct(trace, LIBOS, Settings()))
+    low = enclaves["strategies"]["every-call"]["counts_low"]
+    high = enclaves["strategies"]["every-call"]["counts"]
+    # Only the touched pages are unknown.
+    assert {thing for thing in low if low[thing] != high[thing]} == {"untouched_pages"}
+    assert not direct["ranged"] and "counts_low" not in direct["strategies"]["every-call"]
+
+
+def test_the_costs_of_advise_are_ranges_too(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    found = []
+    for source in (None, root):
+        trace, _ = take(tmp_path, REAL / "vmatest.log.gz", source)
+        found.append(measure(partial(TraceReader, trace.path), load()))
+        if source is None:
+            write_files(root, mapped_files(TraceReader(trace.path)), seed=2)
+    ranges, exact = found
+    assert (ranges.unsized, exact.unsized) == (True, False)
+    for name, cost in exact.costs.items():
+        bound = ranges.costs[name]
+        for thing in ("host_calls", "cycles", "epc_pages"):
+            (least, most), (low, high) = getattr(bound, thing), getattr(cost, thing)
+            assert least <= low <= high <= most, (name, thing)
+    (least, most), (low, high) = (each.costs["every-call"].host_calls for each in (ranges, exact))
+    assert least < low <= high < most
+
+
+@pytest.mark.parametrize(
+    ("assumed", "pages", "contents"),
+    [(WHOLE, None, None), (EMPTY, 0, 0), (PARTIAL, 3, 3 * PAGE_SIZE - 1)],
+)
+def test_the_assumed_size_of_a_file(assumed: int, pages: int | None, contents: int | None) -> None:
+    """Of a file that is first mapped with four pages. A truncation makes its size known."""
+    sizes = FileSizes(assumed)
+    file = File(*LOG_DEVICE, -1, "/a")
+    sizes.note(OpenFile(file, readable=True, writable=False), 4 * PAGE_SIZE)
+    vma = Vma(1, file, BASE)
+    assert sizes.is_assumed(file)
+    if pages is None or contents is None:
+        assert sizes.valid_end(vma) == sizes.known_end(vma) > BASE + 4 * PAGE_SIZE
+        assert sizes.assumed_end(BASE, BASE + 4 * PAGE_SIZE) == TOP
+    else:
+        assert sizes.valid_end(vma) == sizes.known_end(vma) == BASE + pages * PAGE_SIZE
+        assert sizes.assumed_end(BASE, BASE + 4 * PAGE_SIZE) == BASE + contents
+    twin = sizes.copy()
+    twin.write(file, 2 * PAGE_SIZE, truncated=True)
+    assert not twin.is_assumed(file) and sizes.is_assumed(file)
+    assert twin.known_end(vma) == BASE + 2 * PAGE_SIZE
