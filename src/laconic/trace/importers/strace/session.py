@@ -57,8 +57,8 @@ class Handlers(dict[bytes, Handler | None]):
 
 
 class Session(LogState):
-    """One import. Joins the two lines of a call that other lines interrupted, and writes the rows of
-    each call."""
+    """One import. Joins the two lines of a call that other lines interrupted, and writes each
+    call's rows."""
 
     def __init__(self, writer: TraceWriter, report: Import) -> None:
         super().__init__(writer, report)
