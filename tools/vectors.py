@@ -124,15 +124,17 @@ class Process:
     def touch(self, start: int, pages: int) -> None:
         """The program uses those of these pages that it can: it writes them if it may. The next
         call's row shows it."""
-        for begin, stop, vma in self.space.vmas.runs(start, start + pages * PAGE):
+        for vma_start, vma_end, vma in self.space.vmas.runs(start, start + pages * PAGE):
             if vma is None or not vma.flags & f.VM_PROT:
                 continue
-            stop = min(stop, self.sizes.valid_end(vma))  # SIGBUS past the end of a file
+            vma_end = min(vma_end, self.sizes.valid_end(vma))  # SIGBUS past the end of a file
             is_shared = vma.flags & f.VM_MAYSHARE
             is_own = vma.file is None or (vma.flags & W and not is_shared)
-            for first, last, how in list(self.touched.runs(begin, max(begin, stop))):
+            for run_start, run_end, how in list(
+                self.touched.runs(vma_start, max(vma_start, vma_end))
+            ):
                 if how is None or is_own:
-                    self.touched.set(first, last, 0 if is_own else FILE_PAGE)
+                    self.touched.set(run_start, run_end, 0 if is_own else FILE_PAGE)
 
     def grow(self, pages: int, top: int = STACK) -> None:
         """The stack that ends at `top` grows on a fault."""

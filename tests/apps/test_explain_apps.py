@@ -69,7 +69,7 @@ def test_every_call(trace: str) -> None:
         assert told.stack != NO_STACK and "called from" in output
         assert (told.host_call is not None) == told.recorded == rows[number][12]
         redundant += told.host_call is None
-        assert bool(told.changes or told.asks) == (told.host_call is not None)
+        assert bool(told.changes or told.only_host) == (told.host_call is not None)
         assert any(told.counts["every-call"].values()) or told.name in (
             "brk",
             "madvise",

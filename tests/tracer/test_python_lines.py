@@ -238,11 +238,11 @@ def test_line_tables_are_what_python_decodes() -> None:
         starts = [0, *ends]
         ours = {
             at: line
-            for begin, end, line in zip(starts, ends, lines, strict=False)
-            for at in range(begin, end, 2)
+            for start, end, line in zip(starts, ends, lines, strict=False)
+            for at in range(start, end, 2)
         }
         theirs = {
-            at: line or 0 for begin, end, line in code.co_lines() for at in range(begin, end, 2)
+            at: line or 0 for start, end, line in code.co_lines() for at in range(start, end, 2)
         }
         assert ours == theirs, code
         count += 1

@@ -14,7 +14,7 @@ from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
 from laconic.trace.stacks import NO_STACK, Spot
-from laconic.trace.tables import Row, Table
+from laconic.trace.tables import Table, TableRow
 
 BY = ("function", "module", "line", "own-line", "program", "stack")
 #: The sort orders of callers: their cost in an enclave under every-call; redundant calls; calls;
@@ -149,7 +149,7 @@ class Callers(Table):
             | dict.fromkeys(("redundant_cycles_low", "redundant_cycles_high"), "float64")
         )
 
-    def table_rows(self) -> Iterator[Row]:
+    def table_rows(self) -> Iterator[TableRow]:
         """Return the rows, in the order of the callers."""
         for caller in self.callers:
             yield (

@@ -49,7 +49,7 @@ from laconic.trace.charts import Bar, Chart
 from laconic.trace.reader import TraceReader, location
 from laconic.trace.schema import FILE_SIZES
 from laconic.trace.selection import Selection
-from laconic.trace.tables import Row, Table
+from laconic.trace.tables import Table, TableRow
 
 if TYPE_CHECKING:
     from laconic.strategies.verified import Findings, Report
@@ -155,7 +155,7 @@ class Compared(Table):
             **dict.fromkeys(counts, "int64"),
         }
 
-    def table_rows(self) -> Iterator[Row]:
+    def table_rows(self) -> Iterator[TableRow]:
         """Return a row for each strategy."""
         base = self.strategies.get("every-call")
         for name, figures in self.strategies.items():
@@ -204,7 +204,7 @@ class HostCalls(Table):
         """Return the columns; `calls` are the program's calls."""
         return {"strategy": "string", **dict.fromkeys(FIGURES, "int64")}
 
-    def table_rows(self) -> Iterator[Row]:
+    def table_rows(self) -> Iterator[TableRow]:
         """Return a row for each strategy."""
         for name, replayed in self.strategies.items():
             columns = zip(*replayed.table_rows(), strict=True)

@@ -70,7 +70,7 @@ class Explanation:
     changes: tuple[Change, ...] = ()
     touched: list[int | None] = field(default_factory=list)
     host_call: tuple[str, Arguments] | None = None
-    asks: bool = False
+    only_host: bool = False
     recorded: int | None = None
     strategy: str = "laconic"
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -348,7 +348,7 @@ class _Explainer(Listener):
         explanation.runs = list(around(start.before, after, explanation.requested, changes))
         explanation.changes = changes
         explanation.touched = self._touched(row, changes)
-        explanation.asks = outcome.ask
+        explanation.only_host = outcome.ask
         if done.host_calls:
             args = row.args
             explanation.host_call = done.name, only_changes(done.name, args, outcome) or args

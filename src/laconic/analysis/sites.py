@@ -29,7 +29,7 @@ from laconic.trace.numbers import low_to_high
 from laconic.trace.reader import TraceReader
 from laconic.trace.selection import Selection
 from laconic.trace.stacks import NO_STACK, Stacks
-from laconic.trace.tables import Row, Table
+from laconic.trace.tables import Table, TableRow
 
 #: The strategies under which the enclave's cost of each site is counted.
 EVERY_CALL, LACONIC = "every-call", "laconic"
@@ -180,7 +180,7 @@ class Sites(Table):
             for end in ("low", "high")
         }
 
-    def table_rows(self) -> Iterator[Row]:
+    def table_rows(self) -> Iterator[TableRow]:
         """Return the rows, the most expensive site first."""
         profile = costs.load()
         first = next(iter(self.meters), EVERY_CALL)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from laconic import __version__
-from laconic.analysis.workers import Killed, Task, on_cluster, on_processes
+from laconic.analysis.workers import Killed, TaskKey, on_cluster, on_processes
 from laconic.errors import LaconicError
 from laconic.memory.change import ChangeKind
 from laconic.sgx.meter import THINGS, Counts
@@ -207,7 +207,7 @@ def _estimated(row: SweepRow, profile: CostProfile) -> SweepRow:
     }
 
 
-def _kept(rows: Iterable[SweepRow], tasks: Iterable[Task], host: str) -> dict[Task, SweepRow]:
+def _kept(rows: Iterable[SweepRow], tasks: Iterable[TaskKey], host: str) -> dict[TaskKey, SweepRow]:
     # Return the rows of an earlier run that are still valid: same trace, same Laconic. Failed rows
     # are tried again.
     wanted = set(tasks)
@@ -312,7 +312,7 @@ def _blank(path: str, strategy: str, host: str, error: str | None = None) -> Swe
     }
 
 
-def _killed(task: Task, workers: int, host: str) -> SweepRow:
+def _killed(task: TaskKey, workers: int, host: str) -> SweepRow:
     path, strategy = task
     again = shlex.join(["laconic", "replay", path, "--strategy", strategy, "--host", host])
     return _blank(

@@ -30,8 +30,8 @@ from laconic.analysis import interrupts
 from laconic.errors import LaconicError
 
 T = TypeVar("T")
-#: The arguments of a task's function.
-Task = tuple[str, str]
+#: The arguments of a task's function, which identify the task.
+TaskKey = tuple[str, str]
 #: How many workers one task may kill on this machine before it is given up; a scheduler has its own
 #: setting.
 STRIKES = 3
@@ -46,8 +46,8 @@ class Killed(NamedTuple):
 
 
 def on_processes(
-    tasks: Sequence[Task], work: Callable[[str, str], T], jobs: int
-) -> Generator[tuple[Task, T | Killed], None, None]:
+    tasks: Sequence[TaskKey], work: Callable[[str, str], T], jobs: int
+) -> Generator[tuple[TaskKey, T | Killed], None, None]:
     """Yield `work(*task)` for each task, carried out by `jobs` processes, in the order in which
     they finish.
 
@@ -55,9 +55,9 @@ def on_processes(
     Raises LaconicError if no process can be started.
     """
     waiting = deque(tasks)
-    strikes: Counter[Task] = Counter()
+    strikes: Counter[TaskKey] = Counter()
     idle: list[_Lane] = []
-    running: dict[Future[T], tuple[_Lane, Task]] = {}
+    running: dict[Future[T], tuple[_Lane, TaskKey]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -98,7 +98,7 @@ class _Lane:
                 "/dev/shm are free"
             ) from None
 
-    def submit(self, work: Callable[[str, str], T], task: Task) -> Future[T]:
+    def submit(self, work: Callable[[str, str], T], task: TaskKey) -> Future[T]:
         try:
             return self.pool.submit(work, *task)
         except BrokenProcessPool as error:  # killed while it was idle
@@ -134,8 +134,8 @@ def _follow_parent() -> None:
 
 
 def on_cluster(
-    tasks: Sequence[Task], work: Callable[[str, str], T], address: str
-) -> Generator[tuple[Task, T | Killed], None, None]:
+    tasks: Sequence[TaskKey], work: Callable[[str, str], T], address: str
+) -> Generator[tuple[TaskKey, T | Killed], None, None]:
     """As `on_processes`, with the workers of the Dask scheduler at `address`, which may come and
     go.
 

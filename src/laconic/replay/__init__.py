@@ -17,7 +17,7 @@ from laconic.replay.thread import Mm
 from laconic.strategies import names_on
 from laconic.trace.charts import Chart, calls_chart
 from laconic.trace.reader import TraceReader
-from laconic.trace.tables import Row, Table
+from laconic.trace.tables import Table, TableRow
 
 if TYPE_CHECKING:
     from laconic.libos.strategy import Strategy
@@ -53,7 +53,7 @@ class Replayed(Table):
         """Return the columns: a call's name, and its counts."""
         return {"call": "string", **dict.fromkeys(FIGURES, "int64")}
 
-    def table_rows(self) -> list[Row]:
+    def table_rows(self) -> list[TableRow]:
         """Return a row for each name, sorted."""
         return [
             (

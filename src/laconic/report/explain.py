@@ -345,7 +345,7 @@ def _sets_flags(advice: int) -> bool:
 def _nothing(explanation: Explanation) -> str:
     if explanation.answer < 0:
         return f"the call ends with {returned(explanation.answer)[3:]}"
-    if explanation.asks:
+    if explanation.only_host:
         return "only the host knows what it does"
     return (
         "only a question"
@@ -382,7 +382,7 @@ def _why(explanation: Explanation) -> str:
     if explanation.host_call is not None:
         if explanation.changes:
             changed = pages(sum(one.end - one.start for one in explanation.changes))
-            every = "" if not explanation.asks else ", and only the host knows how it answers"
+            every = "" if not explanation.only_host else ", and only the host knows how it answers"
             return f"because the bookkeeping of {changed} differs from what the host holds{every}"
         return "because only the host knows how it answers"
     if explanation.answer < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from laconic.errors import LaconicError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The sources of traces.
 SOURCES = ("run", "strace", "gramine", "perf")
+#: Receives the number of bytes on disk that have been read, of all inputs together.
+Progress = Callable[[int], None]
 T = TypeVar("T")
 _END = CODES["end"]
 _VERSIONS = range(1, SCHEMA + 1)

@@ -16,7 +16,7 @@ from laconic.trace.charts import Chart, mime_bundle
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = tuple[Any, ...]
+TableRow = tuple[Any, ...]
 
 
 class Table(ABC):
@@ -30,7 +30,7 @@ class Table(ABC):
         """Return the names of the columns, and the Arrow type of each."""
 
     @abstractmethod
-    def table_rows(self) -> Iterable[Row]:
+    def table_rows(self) -> Iterable[TableRow]:
         """Return the rows, in the order of the columns."""
 
     def shown_columns(self) -> Sequence[str]:
@@ -65,7 +65,7 @@ class Table(ABC):
         return mime_bundle(self._repr_html_(), self.chart(), include, exclude)
 
 
-def arrow_table(columns: Mapping[str, str], rows: Iterable[Row]) -> pa.Table:
+def arrow_table(columns: Mapping[str, str], rows: Iterable[TableRow]) -> pa.Table:
     """Return rows as an Arrow table with these columns and types. O(cells)."""
     import pyarrow as pa
 

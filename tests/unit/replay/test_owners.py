@@ -241,7 +241,7 @@ def test_pages_that_move_keep_their_owners_and_those_that_are_added_do_not() -> 
 
 def test_first_touches_are_counted_by_owner() -> None:
     owned = owners("aab..a")
-    assert [(begin, stop, owner) for begin, stop, owner in owned.touch(at(1), at(6))] == [
+    assert [(start, end, owner) for start, end, owner in owned.touch(at(1), at(6))] == [
         (at(1), at(2), "a"),
         (at(2), at(3), "b"),
         (at(3), at(5), "."),

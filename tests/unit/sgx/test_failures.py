@@ -129,12 +129,12 @@ def next_call_works(program: Enclosed) -> None:
 
 def reclaimed(program: Enclosed) -> None:
     """What a failure left in the EPC goes as soon as its place is used again."""
-    for begin, stop, _ in list(program.pal.left):
-        if begin >= 1 << 47:
+    for run_start, run_end, _ in list(program.pal.left):
+        if run_start >= 1 << 47:
             assert program.thread() > 0
             continue
-        assert program.call("mmap", begin, stop - begin, RW, ANON, NO_FD, 0) == begin
-        for page in range(begin, stop, PAGE):
+        assert program.call("mmap", run_start, run_end - run_start, RW, ANON, NO_FD, 0) == run_start
+        for page in range(run_start, run_end, PAGE):
             assert not program.access(page, "store")
     assert not program.pal.left.count
     program.check(False)

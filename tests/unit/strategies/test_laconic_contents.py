@@ -181,8 +181,8 @@ class TestProcesses:
         program.map(BASE, 100, RW)
         program.touch(at(10), 3)
         program.map_file(at(200), 40, RX, lib(40))
-        for begin, stop, vma in program.touches.take([(at(200), at(201), 1)], program.space):
-            program.strategy.touch(begin, stop, vma)
+        for start, end, vma in program.touches.take([(at(200), at(201), 1)], program.space):
+            program.strategy.touch(start, end, vma)
         program.anew()
         child = program.strategy.fork(program.space.fork(), program.touches.copy())
         assert list(child.pal.committed) == [(at(10), at(13), RW)], (

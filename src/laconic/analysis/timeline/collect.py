@@ -297,29 +297,29 @@ class _Owner(NamedTuple):
     process: int
 
 
-class _Memory:
+class _ProcessMemory:
     # The pages of one address space: which are touched, and which call mapped them last.
 
     def __init__(self, touches: Touches | None = None, owners: Owners | None = None) -> None:
         self.touches = touches or Touches()
         self.owners = owners or Owners(None)
 
-    def fork(self) -> _Memory:
-        return _Memory(self.touches.copy(), self.owners.fork())
+    def fork(self) -> _ProcessMemory:
+        return _ProcessMemory(self.touches.copy(), self.owners.fork())
 
     def touched(self, start: int, end: int) -> Iterator[tuple[int, _Owner]]:
         # Count the pages that were touched, by the call that mapped them.
-        for begin, stop, owner in self.owners.touch(start, end):
+        for run_start, run_end, owner in self.owners.touch(start, end):
             if isinstance(owner, _Owner):
-                yield stop - begin >> PAGE_SHIFT, owner
+                yield run_end - run_start >> PAGE_SHIFT, owner
         # Sums by owner would be as numerous as calls.
         self.owners.touched.clear()
 
     def sites(self, start: int, end: int) -> list[tuple[int, int, int]]:
         # Return runs of pages with the site that mapped them, -1 for none.
         return [
-            (begin, stop, owner.site if isinstance(owner, _Owner) else -1)
-            for begin, stop, owner in self.owners.pages.runs(start, end)
+            (run_start, run_end, owner.site if isinstance(owner, _Owner) else -1)
+            for run_start, run_end, owner in self.owners.pages.runs(start, end)
         ]
 
 
@@ -350,12 +350,12 @@ class Timeline(Listener):
         self.marks: Scattered[Mark] = Scattered(MARKS)
         self.singles: list[OneCall] | None = []
         self._order: dict[tuple[str, int, str], int] = {}
-        self._memories: dict[int, _Memory] = {}
+        self._memories: dict[int, _ProcessMemory] = {}
         # The cost of the calls of one label so far, by strategy, process and label.
         self._costs: dict[tuple[str, int, Hashable], tuple[float, float]] = {}
 
-    def _memory(self, process: int) -> _Memory:
-        return self._memories.setdefault(process, _Memory())
+    def _memory(self, process: int) -> _ProcessMemory:
+        return self._memories.setdefault(process, _ProcessMemory())
 
     def _touched_pages(self, process: int, start: int, end: int) -> int:
         return self._memory(process).touches.count(start, end)
@@ -469,7 +469,7 @@ class Timeline(Listener):
 
     def started(self, mm: Mm) -> None:
         """Draw all areas."""
-        self._memories[mm.number] = _Memory()
+        self._memories[mm.number] = _ProcessMemory()
         self._draw(mm)
 
     def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:

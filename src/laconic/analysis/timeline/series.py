@@ -51,10 +51,10 @@ class Bins:
                 self.cycles[place] += cycles * self.calls[place] / calls
 
 
-_Number = TypeVar("_Number", int, float)
+_IntOrFloat = TypeVar("_IntOrFloat", int, float)
 
 
-def _halved(series: list[_Number]) -> list[_Number]:
+def _halved(series: list[_IntOrFloat]) -> list[_IntOrFloat]:
     return [sum(series[place : place + 2]) for place in range(0, len(series), 2)]
 
 

@@ -23,9 +23,9 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 from laconic.errors import LaconicError
-from laconic.trace.importers.text import Log, Progress
+from laconic.trace.importers.text import Log
 from laconic.trace.nextsteps import next_steps
-from laconic.trace.reader import looks_like
+from laconic.trace.reader import Progress, looks_like
 from laconic.trace.schema import BATCH, CODES, Row
 from laconic.trace.words import plural
 from laconic.trace.writer import TraceWriter, remove

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, cast
 
 from laconic.errors import LaconicError
+from laconic.trace.reader import Progress
 
 #: Bytes per read.
 CHUNK = 1 << 20
@@ -17,9 +18,6 @@ CHUNK = 1 << 20
 MAX_LINE = 1 << 20
 #: Bytes at the start of a log that are inspected to determine its kind.
 HEAD = 1 << 16
-
-#: Receives the number of bytes on disk that have been read, of all logs together.
-Progress = Callable[[int], None]
 
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"

@@ -26,7 +26,8 @@ from laconic.trace.importers.gramine.measured import COUNTERS, Statistics
 from laconic.trace.importers.gramine.processes import GramineProcesses, GramineThread
 from laconic.trace.importers.gramine.start import Mounts, ProgramStart
 from laconic.trace.importers.importing import Import, lost, refuse
-from laconic.trace.importers.text import MAX_LINE, Log, Progress
+from laconic.trace.importers.text import MAX_LINE, Log
+from laconic.trace.reader import Progress
 from laconic.trace.sysroot import Sysroot
 from laconic.trace.writer import TraceWriter
 

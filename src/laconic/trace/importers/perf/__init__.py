@@ -18,7 +18,8 @@ from laconic.trace.importers.perf.line import (
     TraceLines,
 )
 from laconic.trace.importers.perf.processes import PerfProcesses
-from laconic.trace.importers.text import Log, Progress
+from laconic.trace.importers.text import Log
+from laconic.trace.reader import Progress
 from laconic.trace.writer import TraceWriter
 
 #: The number of events held back to sort them by time.

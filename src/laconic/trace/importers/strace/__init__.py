@@ -11,7 +11,8 @@ from laconic.trace.importers.strace.lines import LogStyle, style_of
 from laconic.trace.importers.strace.reading import StraceReading
 from laconic.trace.importers.strace.session import Session
 from laconic.trace.importers.strace.sets import keys_of, read_set
-from laconic.trace.importers.text import HEAD, Log, Progress
+from laconic.trace.importers.text import HEAD, Log
+from laconic.trace.reader import Progress
 from laconic.trace.writer import TraceWriter
 
 _CURE = "A log is made with  strace -f -tt -e trace=%memory,%process,%file,%desc -o LOG CMD"

@@ -13,7 +13,8 @@ from laconic.trace.importers.strace.names import SIGNALS
 from laconic.trace.importers.strace.processes import StraceThread
 from laconic.trace.importers.strace.session import CALL_CODES, ODD, Handler, Session
 from laconic.trace.importers.strace.wrapping import joined, width_of
-from laconic.trace.importers.text import Log, Progress
+from laconic.trace.importers.text import Log
+from laconic.trace.reader import Progress
 from laconic.trace.schema import CODES, MEMORY_EVENTS, PROCESS_EVENTS, UNFINISHED, Row
 
 _NAMES = b"|".join(name.encode() for name in (*MEMORY_EVENTS, *PROCESS_EVENTS))

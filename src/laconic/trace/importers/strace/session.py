@@ -57,8 +57,8 @@ class Handlers(dict[bytes, Handler | None]):
 
 
 class Session(LogState):
-    """The calls of the logs: their lines, joined if they are two, and the methods that write their
-    rows."""
+    """One import. Joins the two lines of a call that other lines interrupted, and writes each
+    call's rows."""
 
     def __init__(self, writer: TraceWriter, report: Import) -> None:
         super().__init__(writer, report)

@@ -12,7 +12,8 @@ from laconic.trace.importers.strace.clock import nanoseconds
 from laconic.trace.importers.strace.lines import style_of
 from laconic.trace.importers.strace.reading import ERRORS, StraceReading
 from laconic.trace.importers.strace.session import Session
-from laconic.trace.importers.text import CHUNK, Log, Progress
+from laconic.trace.importers.text import CHUNK, Log
+from laconic.trace.reader import Progress
 
 _PID = re.compile(r"\.(\d{1,9})(?:\.gz|\.zst)?$")
 _CHILD = re.compile(rb"^[^\n(]*\b(?:clone3?|v?fork)\([^\n]* = (\d{1,9})\b", re.MULTILINE)
