@@ -1,4 +1,5 @@
-"""Compiles most of the bookkeeping, the replay and the strategies if LACONIC_COMPILE is set.
+"""Compiles most of the bookkeeping, the replay, the strategies and the tracer if LACONIC_COMPILE is
+set.
 
 Otherwise the build is pure Python, and pyproject.toml says everything. mypyc and a C compiler are
 required for the compiled build only.
@@ -13,9 +14,23 @@ from typing import Any
 
 from setuptools import setup
 
-PACKAGES = ("memory", "linux", "sgx", "libos", "strategies", "replay")
-#: Not compiled: what users derive classes from that mypyc cannot compile (an exception, Protocols).
-PURE = {Path("src/laconic/memory", name) for name in ("hostrule.py", "pal.py", "upcalls.py")}
+PACKAGES = ("memory", "linux", "sgx", "libos", "strategies", "replay", "tracer")
+#: Not compiled: what users derive classes from that mypyc cannot compile (an exception, Protocols),
+#: and what uses parts of ctypes that it cannot compile, or runs once for each program.
+PURE = {
+    *(Path("src/laconic/memory", name) for name in ("hostrule.py", "pal.py", "upcalls.py")),
+    *(
+        Path("src/laconic/tracer", name)
+        for name in (
+            "attach.py",
+            "doctor.py",
+            "launch.py",
+            "process.py",
+            "seccomp.py",
+            "signals.py",
+        )
+    ),
+}
 
 
 def compiled_modules() -> list[str]:

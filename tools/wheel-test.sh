@@ -9,7 +9,7 @@ include=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("inclu
 [ -e "$include/Python.h" ] || need python3-dev
 LACONIC_COMPILE_LEVEL=0 sh tools/wheel.sh
 if [ $# = 0 ]; then
-    set -- tests/compiled tests/model tests/kernel tests/faithful
+    set -- tests/compiled tests/model tests/kernel tests/faithful tests/tracer
     for package in memory linux sgx libos strategies replay; do
         set -- "$@" "tests/unit/$package"
     done

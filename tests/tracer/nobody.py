@@ -35,6 +35,8 @@ class Nobody:
         shutil.copytree(Path(rich.__file__).parent, place / "rich")
         shutil.copy(mypy_extensions.__file__, place)
         shutil.copytree(SOURCES / "laconic", place / "laconic")
+        for shared in SOURCES.glob("laconic__mypyc.*"):  # of the compiled build
+            shutil.copy(shared, place)
 
     def _interpreter(self) -> str:
         for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):

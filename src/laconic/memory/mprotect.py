@@ -66,9 +66,8 @@ def mprotect(
         if within and vma is not None and not space.mdwe:
             flags = vma.flags
             if flags & _PROT_OR_SEALED == prot:
-                vmas.hint(
-                    start, position
-                )  # programs repeat redundant mprotects at the same address
+                # Programs repeat redundant mprotects at the same address.
+                vmas.hint(start, position)
                 return NOTHING
             may = flags >> 4 & VM_PROT  # VM_MAY% are four bits above VM_%
             if not end % PAGE_SIZE and not prot & ~may and not flags & VM_SEALED:
