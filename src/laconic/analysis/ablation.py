@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from laconic.analysis.compare import BOUND, Compared, Figures, Model, Progress, compare
+from laconic.analysis.compare import BOUND, Compared, Figures, Model, compare
 from laconic.sgx.costs import CostProfile, load
 from laconic.sgx.pal.switches import ALL_SWITCHES, Switches
 from laconic.strategies import full_name
 from laconic.strategies.options import show_switch
-from laconic.trace.reader import TraceReader
+from laconic.trace.reader import Progress, TraceReader
 from laconic.trace.selection import Selection
 
 #: The first and the last rows of the table. They are not switches.

@@ -48,14 +48,14 @@ from laconic.strategies import (
     strategy,
 )
 from laconic.trace.charts import Bar, Chart
-from laconic.trace.reader import TraceReader, location
+from laconic.trace.numbers import low_to_high
+from laconic.trace.reader import Progress, TraceReader, location
 from laconic.trace.selection import Selection
 from laconic.trace.tables import Table, TableRow
 
 if TYPE_CHECKING:
     from laconic.strategies.verified import Findings, Report
 
-Progress = Callable[[int], None]
 #: A strategy: its name, `module:Class`, or the class.
 Given = str | type[Strategy]
 #: The lower limit of all strategies. It is not a strategy, but is named like one.
@@ -187,7 +187,7 @@ class Compared(Table):
                 name,
                 "cycles",
                 *figures.total.cycles,
-                "{:,.0f} to {:,.0f}".format(*figures.total.cycles),
+                low_to_high(*figures.total.cycles),
             )
             for name, figures in self.strategies.items()
         ]
@@ -260,7 +260,7 @@ def compare(
     shared = jobs > 1 and len(makers) * len(guesses) > 1 and _is_long(trace)
     groups = _share_out(makers, max(jobs // len(guesses), 1)) if shared else [makers]
     tasks = [
-        _Task(location(trace.path), group, profile, guess, model, selection, sizes)
+        _ReplayTask(location(trace.path), group, profile, guess, model, selection, sizes)
         for guess in guesses
         for group in groups
     ]
@@ -296,7 +296,7 @@ class Comparison:
         sizes = assumed_sizes(trace)
         self._tasks = []
         for guess in _guesses(trace):
-            task = _Task(trace.path, makers, profile, guess, Model(), selection, sizes)
+            task = _ReplayTask(trace.path, makers, profile, guess, Model(), selection, sizes)
             if self._has_modeled(task):
                 task = task._replace(makers=[each for each in makers if each not in modeled.meters])
             self._tasks.append(task)
@@ -315,7 +315,7 @@ class Comparison:
                     part.bounds[name] = book, book
         return _compared(self._names, self._profile, Model(), self._tasks, parts)
 
-    def _has_modeled(self, task: _Task) -> bool:
+    def _has_modeled(self, task: _ReplayTask) -> bool:
         # Return whether the assumptions of the task are those of the other analysis.
         modeled = self._modeled
         return (task.assume_touched, task.assumed_sizes) == (
@@ -338,10 +338,10 @@ def _compared(
     names: Iterable[str],
     profile: CostProfile,
     model: Model,
-    tasks: Sequence[_Task],
+    tasks: Sequence[_ReplayTask],
     parts: Sequence[_Part],
 ) -> Compared:
-    cases: dict[bool, dict[str, list[_Book]]] = {}
+    cases: dict[bool, dict[str, list[_MeterBook]]] = {}
     bounds: dict[bool, dict[str, _Ends]] = {}
     for task, part in zip(tasks, parts, strict=True):
         cases.setdefault(task.assume_touched, {}).update(part.books)
@@ -361,7 +361,11 @@ def _compared(
         profile,
         first.programs,
         len(cases) > 1,
-        *first[3:8],
+        first.calls,
+        first.processes,
+        first.events,
+        first.unseen,
+        first.lost,
         model,
         found,
         first.measured,
@@ -461,7 +465,7 @@ def _is_long(trace: TraceReader) -> bool:
     return False
 
 
-class _Book(NamedTuple):
+class _MeterBook(NamedTuple):
     # One meter, after its replay.
     tables: Mapping[tuple[int, Hashable], Counts]
     peak: int
@@ -482,7 +486,7 @@ class _Book(NamedTuple):
 
 #: Two results: at the two ends of a profile (the same, except for the bound), or the minimum and
 #: the maximum over the assumed sizes of files.
-_Ends = tuple[_Book, _Book]
+_Ends = tuple[_MeterBook, _MeterBook]
 #: For each end of a profile, the minimum and the maximum over the assumed sizes of files.
 _Bounds = tuple[_Ends, _Ends]
 
@@ -490,7 +494,7 @@ _Bounds = tuple[_Ends, _Ends]
 class _Part(NamedTuple):
     # The results of one replay, for some of the strategies; a book for each assumed size of files,
     # and their minimum and maximum.
-    books: dict[str, list[_Book]]
+    books: dict[str, list[_MeterBook]]
     bounds: dict[str, _Ends]
     programs: list[Program]
     calls: int
@@ -503,7 +507,7 @@ class _Part(NamedTuple):
     measured: list[Measured]
 
 
-class _Task(NamedTuple):
+class _ReplayTask(NamedTuple):
     path: str
     makers: list[Given]
     profile: CostProfile
@@ -539,7 +543,7 @@ def _maker(name: Given, profile: CostProfile, model: Model, reports: dict[str, R
 class _Models:
     # The enclaves of one task, as listeners of a replay.
 
-    def __init__(self, task: _Task) -> None:
+    def __init__(self, task: _ReplayTask) -> None:
         self._task = task
         self._reports: list[dict[str, Report]] = []
         self._assumed = [_enclaves(task, size, self._reports) for size in task.assumed_sizes]
@@ -561,7 +565,7 @@ class _Models:
                 drop_unselected(enclaves, self._task.selection, engine.started)
                 join_touches(enclaves)
         ledger = engine.ledger if self._counting is None else self._counting.ledger
-        books: dict[str, list[_Book]] = {}
+        books: dict[str, list[_MeterBook]] = {}
         for enclaves in self._assumed:
             for name, book in _books(enclaves).items():
                 books.setdefault(name, []).append(book)
@@ -582,16 +586,16 @@ class _Models:
 
 def _books(
     enclaves: Enclaves, call_of: Callable[[Hashable], Hashable] | None = None
-) -> dict[str, _Book]:
+) -> dict[str, _MeterBook]:
     # The meters' results, by strategy; `call_of` maps their labels to others.
     books = {}
     for name, meter in enclaves.meters.items():
         tables = meter.tables if call_of is None else join_labels(meter.tables, call_of)
-        books[name] = _Book(tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
+        books[name] = _MeterBook(tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
     return books
 
 
-def _replay(trace: TraceReader, tasks: Sequence[_Task], progress: Progress) -> list[_Part]:
+def _replay(trace: TraceReader, tasks: Sequence[_ReplayTask], progress: Progress) -> list[_Part]:
     # Carry out all tasks in one replay.
     groups = [_Models(task) for task in tasks]
     listeners = [listener for models in groups for listener in models.listeners]
@@ -600,7 +604,7 @@ def _replay(trace: TraceReader, tasks: Sequence[_Task], progress: Progress) -> l
     return [models.part(engine) for models in groups]
 
 
-def _enclaves(task: _Task, assumed_size: int, reports: list[dict[str, Report]]) -> Enclaves:
+def _enclaves(task: _ReplayTask, assumed_size: int, reports: list[dict[str, Report]]) -> Enclaves:
     found: dict[str, Report] = {}
     reports.append(found)
     makers = {
@@ -616,12 +620,12 @@ def _enclaves(task: _Task, assumed_size: int, reports: list[dict[str, Report]]) 
     )
 
 
-def _bound_books(sizes: SizeBounds, name: str, books: Sequence[_Book]) -> _Ends:
+def _bound_books(sizes: SizeBounds, name: str, books: Sequence[_MeterBook]) -> _Ends:
     # Return the minimum and the maximum over the assumed sizes.
     least, most = sizes.least.meters[name].tables, sizes.most.meters[name].tables
     peaks = _least_most(book.peak for book in books)
     left = _least_most(book.left for book in books)
-    return _Book(least, peaks[0], left[0], {}), _Book(most, peaks[1], left[1], {})
+    return _MeterBook(least, peaks[0], left[0], {}), _MeterBook(most, peaks[1], left[1], {})
 
 
 def _most_breaches(reports: Iterable[Mapping[str, Report]]) -> dict[str, Findings]:
@@ -650,7 +654,7 @@ def _share_out(makers: Iterable[Given], count: int) -> list[list[Given]]:
     return [group for group in groups if group]
 
 
-def _side_by_side(tasks: Sequence[_Task], tell: Progress) -> list[_Part]:
+def _side_by_side(tasks: Sequence[_ReplayTask], tell: Progress) -> list[_Part]:
     # Each share runs in its own process, which sends its progress, and at the end its results.
     processes: list[Any] = []
     receivers: list[Connection] = []
@@ -665,7 +669,7 @@ def _side_by_side(tasks: Sequence[_Task], tell: Progress) -> list[_Part]:
             receiver.close()
 
 
-def _start(tasks: Iterable[_Task], processes: list[Any], receivers: list[Connection]) -> None:
+def _start(tasks: Iterable[_ReplayTask], processes: list[Any], receivers: list[Connection]) -> None:
     context = get_context("spawn")
     try:
         with interrupts.held():
@@ -704,7 +708,7 @@ def _received(receivers: Sequence[Connection], tell: Progress) -> list[_Part]:
     return [parts[number] for number in range(len(receivers))]
 
 
-def _work(sender: Connection, task: _Task) -> None:
+def _work(sender: Connection, task: _ReplayTask) -> None:
     # Runs in such a process. If its parent is gone, it ends with its next message.
     try:
         message: Any = _replay(TraceReader(task.path), [task], sender.send)[0]
@@ -720,7 +724,7 @@ def _work(sender: Connection, task: _Task) -> None:
 # Figures
 
 
-def _ends(books: Mapping[str, list[_Book]], name: str) -> list[_Ends]:
+def _ends(books: Mapping[str, list[_MeterBook]], name: str) -> list[_Ends]:
     # Return the results of one replay, for each assumed size of files.
     low, high = _ENDS if name == BOUND else (name, name)
     return list(zip(books[low], books[high], strict=True))
@@ -772,7 +776,7 @@ def _span(bounds: Sequence[Sequence[Counts]], profile: CostProfile) -> Span:
     return Span(low, high, (min(first for first, _ in cycles), max(last for _, last in cycles)))
 
 
-def _exceeded(books: Iterable[_Book]) -> dict[str, int]:
+def _exceeded(books: Iterable[_MeterBook]) -> dict[str, int]:
     most: dict[str, int] = {}
     for book in books:
         for option, size in book.exceeded.items():

@@ -345,7 +345,7 @@ class VectorDifference(NamedTuple):
 
 
 @dataclass
-class Comparison:
+class VectorComparison:
     """The result of a comparison: states, and by strategy how many of them. `difference` is None if
     all are equal. `unknown` counts states that the other file shows only in part."""
 
@@ -354,7 +354,7 @@ class Comparison:
     difference: VectorDifference | None = None
 
 
-def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Comparison:
+def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> VectorComparison:
     """Compare another implementation's actions with the vectors, up to the first difference.
 
     `joined`: neighboring `protect` calls that change alike count as one call, in both files; if
@@ -374,7 +374,7 @@ def compare(expected: Vectors, actual: Vectors, joined: bool = False) -> Compari
             f"{actual.path!r} has vectors of {theirs}, and {expected.path!r} of {ours}; "
             "name the same strategy in a `strategy` line"
         )
-    comparison = Comparison({expected.strategies[number].name: 0 for number in numbers})
+    comparison = VectorComparison({expected.strategies[number].name: 0 for number in numbers})
     other = {
         (state.event, state.strategy, state.process): (state, table)
         for state, table in _with_tables(actual)

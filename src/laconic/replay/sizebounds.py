@@ -17,7 +17,7 @@ from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES, FILE_SIZES
 
 #: Counts by process and label, as in `Meter.tables`.
-Tables = dict[tuple[int, Hashable], Counts]
+CountTables = dict[tuple[int, Hashable], Counts]
 Choice = Callable[[Iterable[int]], int]
 
 
@@ -60,7 +60,7 @@ class SizeBounds(Listener):
             bound.meters = {name: meter_type() for name in names}
         self._type = meter_type.counts_type
         self._fields = tuple(field.name for field in fields(self._type))
-        self._sums: list[dict[str, Tables]] = [
+        self._sums: list[dict[str, CountTables]] = [
             {name: {} for name in enclaves.meters} for enclaves in assumed
         ]
 
@@ -127,7 +127,7 @@ class SizeBounds(Listener):
             **{name: choice(getattr(each, name) for each in counts) for name in self._fields}
         )
 
-    def _add(self, tables: Tables, key: tuple[int, Hashable], counts: Counts) -> None:
+    def _add(self, tables: CountTables, key: tuple[int, Hashable], counts: Counts) -> None:
         process, label = key
         if isinstance(label, FileTouch):
             key = process, TOUCH

@@ -13,7 +13,7 @@ from laconic.analysis.vectors import (
     MISSING,
     PAL,
     TABLE,
-    Comparison,
+    VectorComparison,
     VectorDifference,
     same_call,
 )
@@ -43,7 +43,7 @@ def write(output: BinaryIO) -> Callable[[Item], None]:
     return item
 
 
-def as_text(comparison: Comparison, expected: Vectors) -> str:
+def as_text(comparison: VectorComparison, expected: Vectors) -> str:
     """Return what was compared; and the first difference with both tables, PAL calls or counts."""
     compared = ", ".join(f"{name} {count:,}" for name, count in comparison.states.items())
     text = [f"states compared with {expected.path}: {compared}"]
@@ -55,7 +55,7 @@ def as_text(comparison: Comparison, expected: Vectors) -> str:
     return "\n".join([*text, *_difference(difference), ""])
 
 
-def as_json(comparison: Comparison, expected: Vectors) -> dict[str, Any]:
+def as_json(comparison: VectorComparison, expected: Vectors) -> dict[str, Any]:
     """Return the same for programs."""
     difference = comparison.difference
     return {

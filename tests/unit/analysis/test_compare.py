@@ -22,8 +22,8 @@ from laconic.analysis.compare import (
     Compared,
     Figures,
     Span,
-    _Book,
     _figures,
+    _MeterBook,
     compare,
     compare_host_calls,
 )
@@ -206,7 +206,7 @@ class TestRanges:
     def test_the_ends_of_the_bound_are_two_books(self) -> None:
         """One is made for low costs and one for high costs: each end is that of its own."""
         books = [
-            _Book({(0, "mmap"): Counts(host_calls=calls)}, peak, left)
+            _MeterBook({(0, "mmap"): Counts(host_calls=calls)}, peak, left)
             for calls, peak, left in ((3, 9, 4), (5, 7, 6), (2, 8, 5), (4, 6, 3))
         ]
         profile = load()
