@@ -7,7 +7,8 @@ from functools import cache
 
 import pytest
 
-from tests.tracer.lab import build, environment, run_laconic
+from tests.tracer.failing import failing
+from tests.tracer.lab import build, run_laconic
 
 #: The runs are shared out, so that several workers can take them.
 PARTS = 8
@@ -29,7 +30,7 @@ def test_each_host_call_fails_once_with_enomem(strategy: str, part: int) -> None
     assert host_calls > 40
     for number in range(1 + part, host_calls + 1, PARTS):
         program = build("every_call", "-static")
-        run = run_laconic(program, strategy=strategy, env=environment(LACONIC_FAIL=f"{number}:12"))
+        run = run_laconic(program, strategy=strategy, prefix=failing([(number, 12)]))
         assert run.exact(), f"host call {number}: {run.err}"
         assert "WRONG" not in run.out, f"host call {number}: {run.out}"
         lines = run.out.splitlines()
@@ -48,9 +49,7 @@ def test_each_host_call_fails_once_with_enomem(strategy: str, part: int) -> None
 @pytest.mark.parametrize("errno", [1, 11, 13, 22])
 def test_other_errors_are_passed_on_as_they_are(errno: int) -> None:
     expected, host_calls = _undisturbed("laconic")
-    run = run_laconic(
-        build("every_call", "-static"), env=environment(LACONIC_FAIL=f"{host_calls}:{errno}")
-    )
+    run = run_laconic(build("every_call", "-static"), prefix=failing([(host_calls, errno)]))
     assert run.exact()
     assert run.status == 0
     assert f"munmap all errno {errno}" in run.out
@@ -58,8 +57,8 @@ def test_other_errors_are_passed_on_as_they_are(errno: int) -> None:
 
 
 def test_several_failures_in_one_run() -> None:
-    plan = ",".join(f"{number}:12" for number in range(12, 60, 3))
-    run = run_laconic(build("every_call", "-static"), env=environment(LACONIC_FAIL=plan))
+    plan = failing((number, 12) for number in range(12, 60, 3))
+    run = run_laconic(build("every_call", "-static"), prefix=plan)
     assert run.exact()
     assert run.status == 0
     assert "WRONG" not in run.out

@@ -26,6 +26,7 @@ from laconic.linux.pagemap import FILE_PAGE, UNSEEN, ZERO_PAGE
 from laconic.replay import replay_trace
 from laconic.report.replay import as_json
 from laconic.trace.records import CallRecord, End, Exit, ProgramRecord, Record
+from tests.tracer.failing import failing
 from tests.tracer.lab import (
     COMMAND,
     STRATEGIES,
@@ -268,10 +269,8 @@ def test_failures_of_the_host_are_replayed_as_they_were(strategy: str, tmp_path:
     program = build("every_call", "-static")
     for place, first in enumerate(range(8, 32, 8)):
         path = tmp_path / f"{place}.trace"
-        plan = ",".join(f"{number}:{(12, 11, 1)[place]}" for number in range(first, 120, 5 + place))
-        run = record(
-            path, program, env=environment(LACONIC_FAIL=plan), strategy=strategy, verify="call"
-        )
+        plan = failing((number, (12, 11, 1)[place]) for number in range(first, 120, 5 + place))
+        run = record(path, program, prefix=plan, strategy=strategy, verify="call")
         assert run.exact()
         same_figures(path, run)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.tracer.lab import STRATEGIES, build, environment, run_alone, run_laconic
+from tests.tracer.failing import failing
+from tests.tracer.lab import STRATEGIES, build, run_alone, run_laconic
 
 
 @pytest.mark.parametrize("verify", ["off", "call"])
@@ -32,8 +33,8 @@ def test_registers_where_the_host_fails(strategy: str) -> None:
     for odd in (0, 1):
         # The C library's calls come first, then the program's reservation: without them there is
         # nothing to see.
-        plan = ",".join(f"{number}:12" for number in range(8 + odd, output, 2))
-        run = run_laconic(program, strategy=strategy, env=environment(LACONIC_FAIL=plan))
+        plan = failing((number, 12) for number in range(8 + odd, output, 2))
+        run = run_laconic(program, strategy=strategy, prefix=plan)
         assert "WRONG" not in run.out
         assert run.exact()
         assert run.status in (0, 99) and len(run.out.splitlines()) >= 22, run.err

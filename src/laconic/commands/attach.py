@@ -117,7 +117,9 @@ def _observe(options: argparse.Namespace, ending: set[signal.Signals]) -> int:
     checker = Checker(ledger, options.verify, options.verbose)
     command, name = command_line(options.pid), command_name(options.pid)
     recorder = _recorder(options, command)
-    mediator = Mediator(only_changes, ledger, checker, True, {}, recorder, attached=True)
+    mediator = Mediator(
+        only_changes, ledger, checker, observe=True, recorder=recorder, attached=True
+    )
     attachment = Attachment(mediator, options.pid, waiting)
     reason, seconds = _wait(attachment, options, ending, name, recorder)
     goes_on = attachment.processes() > 0

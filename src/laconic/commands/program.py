@@ -106,12 +106,11 @@ def recorded(
     from laconic.memory.ledger import Ledger
     from laconic.tracer.loop import Tracer
     from laconic.tracer.mediate import Mediator
-    from laconic.tracer.verify import Checker
 
     with place_for(path) as trace:
         ledger = Ledger(announce=announce)
         recorder = recorder_for(command, "laconic", trace, force=force, redact=False, stacks=stacks)
-        tracer = Tracer(Mediator(only_changes, ledger, Checker(ledger, "off"), False, {}, recorder))
+        tracer = Tracer(Mediator(only_changes, ledger, recorder=recorder))
         status, seconds = trace_program(tracer, command, recorder)
         recorder.finish(status, ledger, seconds, "off")
         if recorder.failure is not None:

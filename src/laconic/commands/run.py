@@ -207,9 +207,7 @@ def _run(
         _give_up_standard_output()
     if published is not None:
         recorder = published.follow(recorder or None)
-    mediator = Mediator(
-        linux_rule(on_linux), ledger, checker, options.observe, _planned_failures(), recorder
-    )
+    mediator = Mediator(linux_rule(on_linux), ledger, checker, options.observe, recorder)
     if published is None:
         tracer = Tracer(mediator, waiting)
     else:
@@ -272,17 +270,3 @@ def _recorded(recorder: Recorder) -> str:
     if path == "-":
         return f"laconic: {recorder.written:,} events in standard output\n"
     return f"laconic: {recorder.written:,} events in {path}\n{next_steps(recorder.path)}\n"
-
-
-def _planned_failures() -> dict[int, int]:
-    # LACONIC_FAIL=N:ERRNO,... makes the Nth host call fail, for the tests of failure handling.
-    plan = os.environ.pop("LACONIC_FAIL", "")
-    try:
-        return {
-            int(call): int(code)
-            for call, _, code in (item.partition(":") for item in plan.split(",") if item)
-        }
-    except ValueError:
-        raise LaconicError(
-            f"LACONIC_FAIL={plan!r} is not a plan of failures: write N:ERRNO, as in 3:12"
-        ) from None

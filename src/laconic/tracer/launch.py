@@ -132,16 +132,12 @@ def install_filter(program: bytes) -> int:
 
 def program_environment() -> list[bytes]:
     """Return the environment as Laconic received it, entry by entry; Python has changed its own
-    copy (PEP 538).
-
-    LACONIC_FAIL, which is Laconic's, is left out.
-    """
+    copy (PEP 538)."""
     try:
         with open("/proc/self/environ", "rb") as file:
-            entries = _mended(file.read().split(b"\0")[:-1])
+            return _mended(file.read().split(b"\0")[:-1])
     except OSError:
-        entries = [name + b"=" + value for name, value in os.environb.items()]
-    return [entry for entry in entries if not entry.startswith(b"LACONIC_FAIL=")]
+        return [name + b"=" + value for name, value in os.environb.items()]
 
 
 def _mended(entries: list[bytes]) -> list[bytes]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 
+from mypy_extensions import mypyc_attr
+
 from laconic.linux import proc
 from laconic.linux.clone import CLONE_VM
 from laconic.memory.bookkeeper import Answered, Bookkeeper, edits, refused
@@ -55,15 +57,13 @@ from laconic.tracer.verify import Checker, first_difference
 _LOCKING = {"mlock", "mlock2", "mlockall"}
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Mediator:
     """Answers memory calls. `rule` decides which calls reach the host; with `observe` all of them
     do, as the program made them.
 
     `attached`: the program was already running and has no filter, so it stops at each of its calls.
     Nothing in it may be changed, because Laconic may be gone before it could restore that.
-
-    For tests, `inject` maps the number of a host call (counted from 1) to the errno with which it
-    fails.
     """
 
     def __init__(
@@ -72,7 +72,6 @@ class Mediator:
         ledger: Ledger,
         checker: Checker | None = None,
         observe: bool = False,
-        inject: dict[int, int] | None = None,
         recorder: Recorder | None = None,
         attached: bool = False,
     ) -> None:
@@ -86,8 +85,6 @@ class Mediator:
         self.checker = checker or Checker(ledger, "off")
         self.registers = Registers(SYSCALL_INFO_ENTRY if attached else SYSCALL_INFO_SECCOMP)
         self.words = self.registers.words
-        self.inject = inject or {}
-        self.host_calls = 0
 
     # The stop of a call
 
@@ -207,21 +204,16 @@ class Mediator:
             thread.mm.busy = thread
         elif self.recorder is not None:
             self.recorder.begins(thread, *call)
-        self.host_calls += 1
-        planned = self.inject.get(self.host_calls)
-        if planned is not None:
-            # A planned failure: the host call is not made. brk fails by returning the old break.
-            space = thread.mm.space
-            value = space.brk if call.name == "brk" and space is not None else -planned
-            self.registers.skip(thread.tid, value)
-            self._finish(thread, value)
-            return
         if host_args != call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
         if self._is_interruptible(thread.mm.space, *call):
             # The signals that come during the stop wait for the end of the call.
             thread.signal_mask = ptrace.set_signal_mask(thread.tid, ALL_SIGNALS)
         thread.awaits_exit = True
+        self.make_host_call(thread, call.name)
+
+    def make_host_call(self, thread: TracedThread, name: str) -> None:
+        """Let a thread make the host call that it has stopped for, and stop at its end."""
         ptrace.resume(SYSCALL, thread.tid)
 
     def at_exit(self, thread: TracedThread) -> None:
