@@ -27,7 +27,7 @@ class Single:
 
     def usable(self) -> bool:
         """A settled regular page."""
-        return self.kind == PT_REG and not self.flags & {"pending", "modified", "blocked"}
+        return self.kind == PT_REG and not self.flags & {"pending", "modified"}
 
 
 class Oracle:
@@ -61,7 +61,7 @@ class Oracle:
         if not legal:
             return "#GP"
         single = self.pages.get(page)
-        if single is None or "blocked" in single.flags:
+        if single is None:
             return "#PF"
         if (single.prot, single.kind, single.flags - {"pr"}) != (prot, kind, request - {"pr"}):
             return 19
@@ -115,7 +115,7 @@ class Oracle:
             return "#PF"
         if single.flags & {"pending", "modified"}:
             return 20
-        self.pages[page] = Single(0, kind, (single.flags & {"blocked"}) | {"modified"}, "untracked")
+        self.pages[page] = Single(0, kind, {"modified"}, "untracked")
         return None
 
     def eremove(self, page: int) -> str | int | None:
@@ -127,16 +127,6 @@ class Oracle:
         ):
             return 14
         self.pages.pop(page, None)
-        return None
-
-    def eblock(self, page: int) -> str | int | None:
-        single = self.pages.get(page)
-        if single is None:
-            return 6
-        if "blocked" in single.flags:
-            return 3
-        single.flags.add("blocked")
-        single.since = "untracked"
         return None
 
     def etrack(self) -> int | None:

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
 from laconic.sgx.model.driver import Driver, Epc
-from laconic.sgx.model.epcm import BLOCKED, Epcm
+from laconic.sgx.model.epcm import Epcm
 from laconic.sgx.model.faults import GeneralProtection, HostFault, LeafError, PageFault
 from tests.model.epcm_oracle import PAGES, Kernel, Oracle, R, Single, Verdict, W
 
@@ -23,7 +23,7 @@ Run = tuple[int, int]  # pages, from and to
 def compare(epcm: Epcm, oracle: Oracle) -> None:
     """Every page's entry, and that the map is well formed."""
     epcm.pages.check()
-    names = {PENDING: "pending", MODIFIED: "modified", PR: "pr", BLOCKED: "blocked"}
+    names = {PENDING: "pending", MODIFIED: "modified", PR: "pr"}
     for page in range(PAGES):
         entry, single = epcm.pages.get(BASE + page * PAGE), oracle.pages.get(page)
         if single is None:
@@ -131,7 +131,7 @@ class Leaves(RuleBasedStateMachine):
             self.oracle,
             run,
             aimed,
-            lambda single: bool(single.flags) and "blocked" not in single.flags,
+            lambda single: bool(single.flags),
         )
         bits, kind = request
         single = self.oracle.pages.get(run[0])
@@ -194,10 +194,6 @@ class Leaves(RuleBasedStateMachine):
     @rule(run=RUNS)
     def eremove(self, run: Run) -> None:
         self.both(run, self.epcm.eremove, self.oracle.eremove)
-
-    @rule(run=RUNS)
-    def eblock(self, run: Run) -> None:
-        self.both(run, self.epcm.eblock, self.oracle.eblock)
 
     @rule()
     def etrack(self) -> None:

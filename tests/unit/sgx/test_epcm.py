@@ -9,7 +9,7 @@ import pytest
 
 from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM, PT_VA
 from laconic.sgx.model import faults
-from laconic.sgx.model.epcm import BLOCKED, TRACKED, Epcm, EpcmEntry
+from laconic.sgx.model.epcm import TRACKED, Epcm, EpcmEntry
 from laconic.sgx.model.faults import GeneralProtection, LeafError, PageFault, Refused
 
 PAGE = 4096
@@ -53,7 +53,6 @@ TRIMMED = EpcmEntry(0, PT_TRIM, MODIFIED)
 GONE = EpcmEntry(0, PT_TRIM)
 NEW_TCS = EpcmEntry(0, PT_TCS, MODIFIED)
 TCS = EpcmEntry(0, PT_TCS)
-SWAPPING = EpcmEntry(RW, PT_REG, BLOCKED)
 ELSEWHERE = EpcmEntry(RW, displacement=PAGE)
 STALE = EpcmEntry(R, PT_REG, PR, epoch=1)
 
@@ -126,7 +125,6 @@ def test_eaug() -> None:
         (GONE, 0, MODIFIED, PT_TRIM, faults.PAGE_ATTRIBUTES_MISMATCH),  # twice
         (NEW_TCS, 0, MODIFIED, PT_TCS, None),
         (ELSEWHERE, RW, PR, PT_REG, faults.PAGE_ATTRIBUTES_MISMATCH),
-        (SWAPPING, RW, PR, PT_REG, "0x8005"),
         (EpcmEntry(0, PT_VA), 0, PR, PT_REG, "0x8005"),
         (None, RW, PENDING, PT_REG, "0x8005"),
         (FRESH, RW, 0, PT_REG, "#GP"),  # neither PENDING nor PR
@@ -160,7 +158,6 @@ def test_eaccept(
         (REDUCED, None),
         (EpcmEntry(X), "0x8005"),
         (FRESH, "0x8005"),
-        (SWAPPING, "0x8005"),
         (TCS, "0x8005"),
         (ELSEWHERE, "0x8005"),
         (None, "0x8005"),
@@ -209,7 +206,7 @@ def test_eacceptcopy(entry: EpcmEntry | None, prot: int, expected: object) -> No
     assert epcm.pages.get(at(0)) == (EpcmEntry(prot) if expected is None else entry)
 
 
-@pytest.mark.parametrize("source", [None, FRESH, EpcmEntry(X), SWAPPING, TCS, GONE])
+@pytest.mark.parametrize("source", [None, FRESH, EpcmEntry(X), TCS, GONE])
 def test_eacceptcopy_from_what_cannot_be_read(source: EpcmEntry | None) -> None:
     """The source faults before the destination is looked at."""
     epcm = enclave(SETTLED, source)
@@ -251,7 +248,6 @@ def test_eacceptcopy_stops_at_the_first_bad_source() -> None:
         (FRESH, X, "0x8005", RW),
         (TRIMMED, R, "0x8005", 0),
         (TCS, R, "0x8005", 0),
-        (SWAPPING, X, "0x8005", RW),
         (ELSEWHERE, X, "0x8005", RW),
         (None, R, "0x8005", None),
     ],
@@ -334,26 +330,6 @@ def test_eremove() -> None:
     assert outcome(epcm.einit) == "#GP"
 
 
-@pytest.mark.parametrize(
-    ("entry", "expected"),
-    [
-        (SETTLED, None),
-        (FRESH, None),
-        (TCS, None),
-        (None, faults.PG_INVLD),
-        (SWAPPING, faults.BLKSTATE),
-        (EpcmEntry(0, PT_SECS), faults.PG_IS_SECS),
-        (EpcmEntry(0, PT_VA), faults.NOTBLOCKABLE),
-    ],
-)
-def test_eblock(entry: EpcmEntry | None, expected: object) -> None:
-    """A blocked page is not accessible."""
-    epcm = enclave(entry)
-    assert outcome(lambda: epcm.eblock(at(0), at(1))) == expected
-    if expected is None:
-        assert outcome(lambda: epcm.access(at(0), at(1), "load")) == "0x8005"
-
-
 ACCESSES = {
     RW: (None, None, "0x8015"),
     R: (None, "0x8007", "0x8015"),
@@ -381,7 +357,6 @@ def test_access_by_permissions(prot: int, state: int) -> None:
         GONE,
         TCS,
         NEW_TCS,
-        SWAPPING,
         ELSEWHERE,
         EpcmEntry(RWX, PT_VA),
         EpcmEntry(RWX, PT_SECS),

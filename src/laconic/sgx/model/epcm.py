@@ -19,20 +19,16 @@ from typing import Final, NamedTuple
 
 from laconic.memory.flags import PAGE_SIZE, PROT_EXEC, PROT_READ, PROT_RWX, PROT_WRITE
 from laconic.memory.rangemap import RangeMap, range_text
-from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_SECS, PT_TCS, PT_TRIM
+from laconic.sgx.meter import MODIFIED, PENDING, PR, PT_REG, PT_TCS, PT_TRIM
 from laconic.sgx.model.faults import (
-    BLKSTATE,
     CHILD_PRESENT,
     ENCLAVE_ACT,
     NOT_TRACKED,
-    NOTBLOCKABLE,
     PAGE_ATTRIBUTES_MISMATCH,
     PAGE_NOT_MODIFIABLE,
     PF_ACCESS,
     PF_PROT,
     PF_SGX,
-    PG_INVLD,
-    PG_IS_SECS,
     PREV_TRK_INCMPL,
     GeneralProtection,
     LeafError,
@@ -40,9 +36,7 @@ from laconic.sgx.model.faults import (
     Refused,
 )
 
-#: A state bit in addition to PENDING, MODIFIED and PR, which have SECINFO's values.
-BLOCKED: Final = 64
-_UNSETTLED: Final = PENDING | MODIFIED | BLOCKED
+_UNSETTLED: Final = PENDING | MODIFIED
 _STATES: Final = PENDING | MODIFIED | PR
 #: The epoch of a tracked page. A tracked page stays tracked, because epochs only increase.
 TRACKED: Final = 0
@@ -55,7 +49,7 @@ class EpcmEntry(NamedTuple):
     """One valid EPCM entry; a hole in the map is VALID=0.
 
     `prot` contains R, W and X as PROT_READ, PROT_WRITE and PROT_EXEC. `state` contains PENDING,
-    MODIFIED, PR and BLOCKED. `epoch` is that of the change that must be tracked before EACCEPT.
+    MODIFIED and PR. `epoch` is that of the change that must be tracked before EACCEPT.
     `displacement` (bytes) is ENCLAVEADDRESS minus the address at which the page is mapped: 0 unless
     the host maps it elsewhere. ENCLAVESECS is always this enclave.
     """
@@ -185,14 +179,8 @@ class Epcm:
         wanted = request & (PENDING | MODIFIED)
 
         def check(entry: EpcmEntry | None, at: int) -> Refused | None:
-            if (
-                entry is None
-                or entry.state & BLOCKED
-                or entry.page_type not in (PT_REG, PT_TCS, PT_TRIM)
-            ):
-                return PageFault(
-                    "EACCEPT", at, PF_ACCESS["load"] | PF_SGX | PF_PROT, "not VALID, or BLOCKED"
-                )
+            if entry is None or entry.page_type not in (PT_REG, PT_TCS, PT_TRIM):
+                return PageFault("EACCEPT", at, PF_ACCESS["load"] | PF_SGX | PF_PROT, "not VALID")
             if (
                 entry.displacement
                 or entry.state & (PENDING | MODIFIED) != wanted
@@ -340,9 +328,7 @@ class Epcm:
             start,
             end,
             check,
-            lambda old: EpcmEntry(
-                0, page_type, old.state & BLOCKED | MODIFIED, epoch, old.displacement
-            ),
+            lambda old: EpcmEntry(0, page_type, MODIFIED, epoch, old.displacement),
         )
 
     def eremove(self, start: int, end: int) -> None:
@@ -367,28 +353,6 @@ class Epcm:
         if self.pages.count:
             raise LeafError("EREMOVE", self.base, CHILD_PRESENT)
         self.valid = self.initialised = False
-
-    def eblock(self, start: int, end: int) -> None:
-        """Mark pages BLOCKED, the first step of swapping. PG_INVLD, PG_IS_SECS, NOTBLOCKABLE,
-        BLKSTATE."""
-
-        def check(entry: EpcmEntry | None, at: int) -> Refused | None:
-            if entry is None:
-                return LeafError("EBLOCK", at, PG_INVLD)
-            if entry.page_type not in (PT_REG, PT_TCS, PT_TRIM):
-                return LeafError(
-                    "EBLOCK", at, PG_IS_SECS if entry.page_type == PT_SECS else NOTBLOCKABLE
-                )
-            return LeafError("EBLOCK", at, BLKSTATE) if entry.state & BLOCKED else None
-
-        epoch = self.epoch
-        self._run(
-            "EBLOCK",
-            start,
-            end,
-            check,
-            lambda old: old._replace(state=old.state | BLOCKED, epoch=epoch),
-        )
 
     # Tracking
 
