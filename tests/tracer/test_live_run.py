@@ -115,6 +115,12 @@ class TestInATerminal:
         assert path.read_text() == "".join(f"round {number}\n" for number in range(5))
         assert b"round" not in terminal.seen
 
+    def test_it_ends_with_the_program_if_the_terminal_is_gone(self) -> None:
+        terminal = Terminal("live", "--delay", "0.2", "--", build(ROUNDS), "40", "3")
+        terminal.until(b"mprotect")
+        os.close(terminal.fd)
+        assert terminal.process.wait(timeout=PATIENCE) == 3
+
     def test_a_program_that_is_not_there(self, tmp_path: Path) -> None:
         """The view ends by itself."""
         terminal = Terminal("live", "--", "./missing", cwd=tmp_path)

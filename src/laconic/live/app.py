@@ -69,8 +69,8 @@ class LiveApp(App[None]):
 
     `drain` brings the model up to date; `output` returns what the program has written since the
     last time, or None if its output goes elsewhere; `interrupt` passes a signal on to the program,
-    or is None if another Laconic runs the program. The app ends when the view is left, which ends
-    nothing else.
+    or is None if another Laconic runs the program. The app ends when the view is left or its
+    terminal is gone, which ends nothing else.
     """
 
     TITLE = "laconic live"
@@ -118,6 +118,7 @@ class LiveApp(App[None]):
         self.drain = drain
         self.output = output
         self.interrupt = interrupt
+        self.has_terminal = os.isatty(0)
         self.paused = self.backwards = self.ended = False
         self.by, self.processes_by = "cost", "pid"
         self.unit: numbers.Unit | None = None
@@ -161,7 +162,8 @@ class LiveApp(App[None]):
             lines = self.output()
             if lines:
                 self.query_one("#output", Log).write_lines([printable(line) for line in lines])
-        if self.model.failure:
+        if self.model.failure or (self.has_terminal and not os.isatty(0)):
+            # If the terminal is gone, its end would be read again and again.
             self.exit()
         elif self.model.status is not None and not self.ended:
             self.ended = True
