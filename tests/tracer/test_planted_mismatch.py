@@ -90,6 +90,7 @@ def maps_of(run: Run, entry: str) -> tuple[list[str], list[str]]:
     )
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("name", BUGS)
 @pytest.mark.parametrize("verify", ["call", "exit"])
 def test_a_planted_bug_is_found_and_told(name: str, verify: str) -> None:
@@ -144,6 +145,7 @@ def test_checks_that_are_off_find_nothing() -> None:
     assert run.figures["verify"] == {"mode": "off", "checks": 0, "mismatches": 0}
 
 
+@pytest.mark.pure
 def test_a_bug_that_changes_a_result_of_every_call_ends_in_no_hang() -> None:
     """A Laconic that loses its mind still ends: the program goes on with what the host has."""
     bug = """

@@ -141,7 +141,10 @@ def fork_of(strategy: S, space: AddressSpace, touches: Touches) -> S:
 @mypyc_attr(allow_interpreted_subclasses=True)
 class ContinuingStrategy(Strategy):
     """A strategy, like Gramine's, under which an executed program runs in the enclave of the
-    previous program, and vfork is a fork."""
+    previous program, and vfork is a fork.
+
+    Among several bases it comes first: otherwise, the compiled build cannot call its methods.
+    """
 
     @abstractmethod
     def execute(self, space: AddressSpace, touches: Touches) -> Self:

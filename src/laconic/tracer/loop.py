@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from mypy_extensions import mypyc_attr
+
 from laconic.linux import proc
 from laconic.linux.clone import CLONE_THREAD, CLONE_UNTRACED, CLONE_VFORK, CLONE_VM
 from laconic.memory.space import AddressSpace
@@ -52,6 +54,7 @@ ERESTARTNOHAND = 514
 _SIGNAL = 0x7F
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Tracer:
     """Runs one program and everything that it starts.
 

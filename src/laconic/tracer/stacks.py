@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from laconic.memory.change import Change
 from laconic.memory.flags import PROT_EXEC
 from laconic.stacks.modules import Modules
@@ -31,6 +33,7 @@ REDUNDANT, ALL, NONE = "redundant", "all", "none"
 _SPACES = 64
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StackCapture:
     """Captures stacks and appends their rows. `which` is REDUNDANT or ALL; `began` is as in
     `Recorder`."""

@@ -439,6 +439,7 @@ class Smaps(io.BytesIO):
         return super().read(size)
 
 
+@pytest.mark.pure
 def test_smaps_is_read_no_further_than_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proc, "open", Smaps, raising=False)
     pieces = []
@@ -475,6 +476,7 @@ def test_secret_memory_decides_flags() -> None:
     assert not proc._decides_flags("/no/such/link", "/data")
 
 
+@pytest.mark.pure
 def test_the_identity_of_the_file_of_descriptor_0_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -550,6 +552,7 @@ def test_the_program_of_a_script_is_its_interpreter(tmp_path: Path) -> None:
         assert proc.program_path(pid) == os.path.realpath("/bin/sh")
 
 
+@pytest.mark.pure
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (resource.RLIMIT_DATA, resource.RLIMIT_MEMLOCK):
         assert proc.shown_limit(os.getpid(), number) == resource.getrlimit(number)[0]

@@ -283,6 +283,7 @@ def test_the_list_of_public_names_is_complete() -> None:
         getattr(laconic, "Nothing")  # noqa: B009
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("name", CLASSES_AND_FUNCTIONS)
 def test_a_public_name_is_documented_and_typed(name: str) -> None:
     for label, thing in parts(name):
@@ -324,6 +325,7 @@ def test_a_public_name_is_on_the_api_page(name: str) -> None:
     assert len(re.findall("^:::", page, re.MULTILINE)) == len(laconic.__all__) - 1
 
 
+@pytest.mark.pure
 @pytest.mark.parametrize("module", ["change", "html", "manager", "pal", "vma", "flags"])
 def test_examples_in_docstrings(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(f"laconic.memory.{module}"))

@@ -80,7 +80,7 @@ class Recorder(Strategy):
         self._note("end")
 
 
-class Continuing(Recorder, ContinuingStrategy):
+class Continuing(ContinuingStrategy, Recorder):
     """One whose enclave an executed program goes on in, and under which vfork is a fork."""
 
     def execute(self, space: AddressSpace, touches: Touches) -> Self:
