@@ -116,8 +116,10 @@ class TestInATerminal:
         assert b"round" not in terminal.seen
 
     def test_it_ends_with_the_program_if_the_terminal_is_gone(self) -> None:
-        terminal = Terminal("live", "--delay", "0.2", "--", build(ROUNDS), "40", "3")
+        terminal = Terminal("live", "--delay", "0.2", "--", build(ROUNDS), "60", "3")
         terminal.until(b"mprotect")
+        # Nobody reads, so that the view is about to write when the terminal goes away.
+        time.sleep(1)
         os.close(terminal.fd)
         assert terminal.process.wait(timeout=PATIENCE) == 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -288,7 +289,7 @@ def _places(path: str | None, view: bool) -> dict[int, int | None]:
 def _view(
     source: Child | Remote, model: LiveModel, options: argparse.Namespace, command: Sequence[str]
 ) -> None:
-    from laconic.live.app import LiveApp
+    from laconic.live.app import LiveApp, TerminalOutput
     from laconic.live.child import Child
 
     child = source if isinstance(source, Child) else None
@@ -301,7 +302,13 @@ def _view(
         child.fresh if child is not None and pane else None,
         child.kill if child is not None else None,
     )
-    app.run()
+    terminal = sys.__stderr__
+    assert terminal is not None
+    try:
+        sys.__stderr__ = TerminalOutput(terminal)  # type: ignore[assignment, misc]
+        app.run()
+    finally:
+        sys.__stderr__ = terminal  # type: ignore[misc]
 
 
 def _lines(source: Child | Remote, model: LiveModel, delay: float) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any, ClassVar, TextIO
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -308,6 +310,36 @@ class Terms(ModalScreen[None]):
         """Yield the page."""
         with VerticalScroll(id="terms", can_focus=True):
             yield Static(HELP, markup=False)
+
+
+class TerminalOutput(io.TextIOBase):
+    """A terminal that may go away: what is written to it afterwards is lost.
+
+    textual's thread would end with the first write that fails, and the app would then wait for it
+    forever.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Write a text; return its length."""
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with suppress(OSError):
+            self._file.flush()
+
+    def fileno(self) -> int:
+        """Return the terminal's file descriptor."""
+        return self._file.fileno()
+
+    def isatty(self) -> bool:
+        """Return whether the terminal is still there."""
+        return self._file.isatty()
 
 
 def printable(text: str) -> str:
