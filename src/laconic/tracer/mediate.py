@@ -127,7 +127,7 @@ class Mediator:
             stacks.take(thread, self.words, redundant)
         host_args = manager.host_arguments(name, args, outcome)
         if host_args is not None:
-            self._forward(thread, PendingCall(Call(name, args), outcome, host_args))
+            self._forward(thread, PendingCall(Call(name, args), outcome, host_args), interruptible)
             return
         result = manager.finish_elided(name, outcome)
         if self.checker.each_call:
@@ -137,14 +137,12 @@ class Mediator:
         if self.recorder is not None:
             self.recorder.call(thread, name, args, result, 0, 0, 0)
 
-    def _is_interruptible(
-        self, space: AddressSpace | None, name: str, args: tuple[int, ...]
-    ) -> bool:
+    def _is_interruptible(self, space: AddressSpace, name: str, args: tuple[int, ...]) -> bool:
         # A pending signal stops an mremap of mergeable pages (break_ksm in mm/ksm.c), which then
         # begins again. Natively the signal must arrive within those microseconds; here it may
         # arrive at any time during the stop. A frequent timer would stop the call again and again,
         # and an mremap of several VMAs would fail with EFAULT, because the first VMA has moved.
-        if name != "mremap" or space is None or self.attached:
+        if name != "mremap" or self.attached:
             return False
         start, length = args[:2]
         return any(
@@ -191,7 +189,7 @@ class Mediator:
 
     # The host call
 
-    def _forward(self, thread: TracedThread, pending: PendingCall) -> None:
+    def _forward(self, thread: TracedThread, pending: PendingCall, interruptible: bool) -> None:
         # Let the thread make the call, with the arguments of the host call.
         call, outcome, host_args = pending
         thread.pending = pending
@@ -206,7 +204,7 @@ class Mediator:
             self.recorder.begins(thread, *call)
         if host_args != call.args:
             self.registers.set_range(thread.tid, host_args[0], host_args[1])
-        if self._is_interruptible(thread.mm.space, *call):
+        if interruptible:
             # The signals that come during the stop wait for the end of the call.
             thread.signal_mask = ptrace.set_signal_mask(thread.tid, ALL_SIGNALS)
         thread.awaits_exit = True
