@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from laconic.analysis.ablation import BASE, LACONIC, Ablation, program_shares
 from laconic.analysis.compare import BOUND
 from laconic.analysis.schemas import Json
 from laconic.report import compare
+from laconic.report.names import wrapped
 from laconic.report.tables import LabeledRow, between, tables
 from laconic.trace.words import plural
 
@@ -151,7 +151,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     many = plural(processes, "process", "processes")
     if traces > 1:
         many += f" of {traces:,} traces"
-    lines = _wrapped(
+    lines = wrapped(
         f"laconic: {figures['calls']:,} memory calls in {many}; what changes to Gramine save", width
     )
     steps, folded = _folded(figures["ablation"])
@@ -166,13 +166,13 @@ def as_text(figures: Mapping[str, Any], width: int = 80) -> str:
     lines += [*tables("+ switch", columns, rows, width), ""]
     lines += compare.costs_as_text(figures["profile"], width)
     for step in steps[1:-2]:
-        lines += _wrapped(f"{step['switch']}: {step['change']}", width)
+        lines += wrapped(f"{step['switch']}: {step['change']}", width)
     if folded:
-        lines += _wrapped(f"no further saving: {', '.join(map(_alone, folded))}", width)
-    lines += _wrapped(GUIDE, width)
+        lines += wrapped(f"no further saving: {', '.join(map(_alone, folded))}", width)
+    lines += wrapped(GUIDE, width)
     lines += compare.verify_as_text(figures.get("verify", {}), width)
     for note in figures["notes"]:
-        lines += _wrapped(f"note: {note}.", width)
+        lines += wrapped(f"note: {note}.", width)
     lines += compare.assumed_costs(figures["profile"], width)
     return "\n".join(lines) + "\n"
 
@@ -200,7 +200,3 @@ def _between(ends: Mapping[str, float]) -> str:
 
 def _millions(ends: Mapping[str, float]) -> str:
     return between(ends["low"] / 1e6, ends["high"] / 1e6, ",.0f")
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False)

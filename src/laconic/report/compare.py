@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from laconic.memory.ledger import CallCount, Ledger
 from laconic.replay import Replayed
 from laconic.replay.enclaves import AROUND
 from laconic.report import measured
+from laconic.report.names import wrapped
 from laconic.report.tables import LabeledRow, between, tables
 from laconic.sgx.meter import ANY_MACHINE
 from laconic.trace.words import plural
@@ -321,7 +321,7 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     processes = figures["processes"]
     many = plural(processes, "process", "processes")
     head = f"laconic: {plural(figures['calls'], 'memory call')} in {many}, {where}"
-    lines = _wrapped(head, width)
+    lines = wrapped(head, width)
     rows: list[LabeledRow] = list(figures["strategies"].items())
     peak = [_PEAK] if sgx2 else []
     columns = [_counted(column, rows) for column in (*_COLUMNS[figures["host"]], *peak)]
@@ -343,18 +343,14 @@ def as_text(figures: Mapping[str, Any], width: int = 80, by: str | None = None) 
     if by is not None:
         lines += _by(figures, by, width)
     if figures.get("epc"):
-        lines += ["", *_wrapped(_epc(figures), width)]
+        lines += ["", *wrapped(_epc(figures), width)]
     lines += verify_as_text(figures.get("verify", {}), width, figures.get("not_verified", ()))
     notes = [*figures["notes"], *([FLOOR] if BOUND in figures["strategies"] else [])]
     for note in notes:
-        lines += _wrapped(f"note: {note}.", width)
+        lines += wrapped(f"note: {note}.", width)
     if sgx2:
         lines += assumed_costs(figures["profile"], width)
     return "\n".join(lines) + "\n"
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def verify_as_text(
@@ -370,17 +366,17 @@ def verify_as_text(
         if findings["excepted"]:
             windows = "window" if findings["excepted"] == 1 else "windows"
             text += f", {findings['excepted']:,} excepted {windows} (mremap of unreadable pages)"
-        lines += _wrapped(text, width)
+        lines += wrapped(text, width)
         for breach in findings["first"]:
-            lines += _wrapped(f"  {breach}", width)
+            lines += wrapped(f"  {breach}", width)
     if not_verified:
-        lines += _wrapped(f"not checked: {', '.join(not_verified)} (not strict)", width)
+        lines += wrapped(f"not checked: {', '.join(not_verified)} (not strict)", width)
     return lines
 
 
 def costs_as_text(profile: Mapping[str, Any], width: int) -> list[str]:
     """Return lines that name the cost profile."""
-    return _wrapped(
+    return wrapped(
         f"estimated cycles by the profile {profile['name']} ({profile['machine']})", width
     )
 
@@ -391,7 +387,7 @@ def assumed_costs(profile: Mapping[str, Any], width: int) -> list[str]:
     if not assumed:
         return []
     verb = "is an assumption" if assumed == 1 else "are assumptions"
-    return _wrapped(f"note: {plural(assumed, 'cost')} of the profile {verb} (--json).", width)
+    return wrapped(f"note: {plural(assumed, 'cost')} of the profile {verb} (--json).", width)
 
 
 def _by(figures: Mapping[str, Any], by: str, width: int) -> list[str]:

@@ -9,13 +9,13 @@ host_exception.c).
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from laconic.analysis.compare import Compared
 from laconic.analysis.schemas import Json
 from laconic.replay.engine import Measured
+from laconic.report.names import wrapped
 from laconic.report.numbers import low_to_high
 from laconic.report.tables import between, tables
 from laconic.sgx.meter import Counts
@@ -79,7 +79,7 @@ def as_text(figures: Mapping[str, Any], width: int) -> list[str]:
     lines = ["", "SGX's own counters, and what memory calls cause of them by the model"]
     lines += tables("strategy", columns, [(label, None) for label, _ in rows], width)
     lines.append("")
-    lines += textwrap.wrap(_shares(figures), width, break_on_hyphens=False)
+    lines += wrapped(_shares(figures), width)
     return lines
 
 

@@ -4,6 +4,7 @@ harmless."""
 from __future__ import annotations
 
 import re
+import textwrap
 import unicodedata
 
 from laconic.report.text import plain
@@ -35,6 +36,12 @@ def _columns(character: str) -> int:
     if unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines of at most `width` columns. No word is divided at a hyphen.
+    O(length)."""
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def filled(text: str, width: int, indent: str = "") -> list[str]:
