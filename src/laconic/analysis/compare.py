@@ -1,10 +1,10 @@
 """Comparing strategies: one trace's enclaves under each strategy, side by side; or the host calls
 that Linux would execute.
 
-Strategies are independent of each other, so those of a long trace are distributed to processes,
-each of which replays the trace. A log does not record which pages were touched, and may not record
-the sizes of files: its figures are ranges, from enclaves under several assumptions. `Comparison`
-compares strategies in a replay that another analysis makes.
+Strategies are independent of each other, so several processes share those of a long trace; each
+process replays the trace. A log does not record which pages were touched, and may lack the sizes of
+files: its figures are ranges, from enclaves under several assumptions. `Comparison` compares
+strategies in a replay that another analysis makes.
 """
 
 from __future__ import annotations

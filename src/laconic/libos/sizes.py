@@ -112,8 +112,8 @@ class FileSizes:
         return self.assumed != OBSERVED and file in self._unsized
 
     def assumed_end(self, start: int, end: int) -> int:
-        """Return the address at which the contents of a file of unknown size end, of which
-        `[start, end)` is a new mapping. TOP: it covers the mapping."""
+        """Return where in a new mapping `[start, end)` the contents of its file end, whose size is
+        unknown. TOP: the file covers the mapping."""
         if self.assumed in (OBSERVED, WHOLE):
             return TOP
         if self.assumed == EMPTY:

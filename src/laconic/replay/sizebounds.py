@@ -41,8 +41,8 @@ def assumed_sizes(trace: TraceReader) -> tuple[int, ...]:
 
 
 class SizeBounds(Listener):
-    """Bounds the counts of `assumed`, which hear the same replay under different assumed sizes of
-    files, and before this listener.
+    """Bounds the counts of `assumed`: enclaves under different assumed sizes of files. They are
+    listeners of the same replay, and come before this one.
 
     The sizes of two files are independent of each other, and so are two parts of a mapping: one may
     be before, and the other past the end of the file. So the minimum and maximum of each count are
