@@ -10,11 +10,10 @@ from typing import Any
 from laconic.analysis.compare import (
     BOUND,
 )
-from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
+from laconic.memory.change import EXTEND, RESTRICT, UNMAP
 from laconic.memory.flags import PAGE_SIZE
 from laconic.memory.layout import Layout
 from laconic.strategies import NAMES
-from laconic.trace.schema import CHOSEN
 from tests.helpers.traces import BASE, Builder
 
 ALL = (*NAMES, BOUND)
@@ -43,19 +42,7 @@ def busy(path: Path, rounds: int = 1, **options: Any) -> Builder:
     length = PAGES * PAGE_SIZE
     touched = ((BASE, BASE + 2 * PAGE_SIZE, 0),)
     for _ in range(rounds):
-        trace.row(
-            "mmap",
-            0,
-            length,
-            RW,
-            ANON,
-            -1,
-            0,
-            result=BASE,
-            state=CHOSEN,
-            host_calls=1,
-            kinds=int(MAP),
-        )
+        trace.mapping(length)
         trace.row("mprotect", BASE, length, RW)
         trace.row(
             "mprotect", BASE, length, READ, host_calls=1, kinds=int(RESTRICT), touched=touched

@@ -89,9 +89,7 @@ def known(path: Path) -> str:
         file=number,
     )
     trace.stack(["mmap", "arena", "main"])
-    trace.row(
-        "mmap", 0, 64 * PAGE, 0, 0x22, -1, 0, result=BASE, state=CHOSEN, host_calls=1, kinds=MAP
-    )
+    trace.mapping(64 * PAGE, 0)
     for step in range(8):
         trace.stack(["mprotect", "grow", "main"])
         trace.row(
@@ -105,9 +103,7 @@ def known(path: Path) -> str:
         )
     trace.row("clone", 0x1200011, result=200)
     trace.program("/bin/child", ["child"], pid=200)
-    trace.row(
-        "mmap", 0, PAGE, 3, 0x22, -1, 0, pid=200, result=BASE, state=CHOSEN, host_calls=1, kinds=MAP
-    )
+    trace.mapping(PAGE, pid=200)
     trace.row("munmap", BASE, PAGE, pid=200, result=0, host_calls=1, kinds=UNMAP)
     return trace.end()
 

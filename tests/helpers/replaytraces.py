@@ -7,9 +7,8 @@ from dataclasses import asdict
 from errno import ENOMEM
 from pathlib import Path
 
-from laconic.memory.change import EXTEND, MAP, RESTRICT, UNMAP
+from laconic.memory.change import EXTEND, RESTRICT, UNMAP
 from laconic.memory.layout import Layout
-from laconic.trace.schema import CHOSEN
 from tests.helpers.traces import BASE, Builder
 
 PAGE = 4096
@@ -24,19 +23,7 @@ def known(path: Path, end: bool = True) -> str:
     about = {"path": "/bin/prog", "argv": ["prog"], "bits": 64, "layout": layout}
     trace.row("execve", data=b"/bin/prog")
     trace.row("program", 0x5555_5555_6000, 0, data=json.dumps(about).encode())
-    trace.row(
-        "mmap",
-        0,
-        8 * PAGE,
-        RW,
-        ANON,
-        -1,
-        0,
-        result=BASE,
-        state=CHOSEN,
-        host_calls=1,
-        kinds=int(MAP),
-    )
+    trace.mapping(8 * PAGE)
     trace.row("mprotect", BASE, 8 * PAGE, RW)
     trace.row("mprotect", BASE, 4 * PAGE, READ, host_calls=1, kinds=int(RESTRICT))
     trace.row("mprotect", BASE, 8 * PAGE, RW, host_calls=1, kinds=int(EXTEND))

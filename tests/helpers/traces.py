@@ -49,6 +49,12 @@ class Builder:
         )
         self.time += 1_000_000
 
+    def mapping(self, length: int, prot: int = 3, flags: int = 0x22, **fields: Any) -> None:
+        """A mmap for which the host chose an address: BASE, unless told as `result`. RW and private
+        anonymous memory, unless told."""
+        fields = {"result": BASE, "state": CHOSEN, "host_calls": 1, "kinds": int(MAP), **fields}
+        self.row("mmap", 0, length, prot, flags, -1, 0, **fields)
+
     def file(
         self, path: str, inode: int = 7, size: int = 5000, mode: int = READABLE | WRITABLE | PLAIN
     ) -> int:
@@ -108,9 +114,7 @@ def small(path: Path, **options: Any) -> str:
             file=number,
         )
     arena = BASE + (1 << 30)
-    trace.row(
-        "mmap", 0, 1 << 36, 0, 0x4022, -1, 0, result=arena, state=CHOSEN, host_calls=1, kinds=MAP
-    )
+    trace.mapping(1 << 36, 0, 0x4022, result=arena)
     trace.row("mprotect", arena, 8192, 3, result=0, host_calls=1, kinds=EXTEND)
     trace.row("mprotect", arena, 8192, 3, result=0)
     trace.row("clone3", THREAD, result=101)

@@ -23,9 +23,8 @@ from laconic.sgx.meter import Meter
 from laconic.sgx.pal.edmm import Edmm
 from laconic.strategies.classify import Classify
 from laconic.strategies.laconic import Laconic
-from laconic.trace.schema import CHOSEN
 from tests.helpers.commandline import laconic
-from tests.helpers.comparetraces import ANON, RW, begun, busy
+from tests.helpers.comparetraces import RW, begun, busy
 from tests.helpers.traces import BASE
 
 
@@ -91,19 +90,7 @@ def test_an_excepted_window_is_counted_and_is_no_breach(
     """mremap of a touched page that is PROT_NONE now: it is readable while EACCEPTCOPY moves it."""
     there, touched = BASE + 64 * PAGE_SIZE, ((BASE, BASE + PAGE_SIZE, 0),)
     trace = begun(tmp_path / "a.trace")
-    trace.row(
-        "mmap",
-        0,
-        PAGE_SIZE,
-        RW,
-        ANON,
-        -1,
-        0,
-        result=BASE,
-        state=CHOSEN,
-        host_calls=1,
-        kinds=int(MAP),
-    )
+    trace.mapping(PAGE_SIZE)
     trace.row("mprotect", BASE, PAGE_SIZE, 0, host_calls=1, kinds=int(RESTRICT), touched=touched)
     kinds = int(MAP | UNMAP)
     trace.row(

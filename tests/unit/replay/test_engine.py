@@ -22,7 +22,6 @@ from laconic.replay.events import CallDone, Listener
 from laconic.replay.thread import Mm, ReplayedThread
 from laconic.trace.schema import (
     BREAK,
-    CHOSEN,
     CODES,
     DATA_LIMIT,
     FAILED,
@@ -114,20 +113,7 @@ def replayed(trace: Builder, strategy: str = "laconic", **options: Any) -> tuple
 def mapped(path: Path, pages: int = 4) -> Builder:
     """A program that has mapped some pages."""
     trace = begun(path)
-    kinds = int(MAP)
-    trace.row(
-        "mmap",
-        0,
-        pages * PAGE,
-        RW,
-        ANON,
-        -1,
-        0,
-        result=BASE,
-        state=CHOSEN,
-        host_calls=1,
-        kinds=kinds,
-    )
+    trace.mapping(pages * PAGE)
     return trace
 
 
