@@ -18,6 +18,7 @@ from benchmarks.operations import MIXES, Recorder
 from benchmarks.replaying import one_block, protection, write
 from benchmarks.symbols import measure
 from laconic.analysis.compare import BOUND, compare
+from laconic.memory.rangemap import RangeMap
 from laconic.replay.engine import Replay
 from laconic.sgx.costs import DEFAULT, load
 from laconic.strategies import NAMES
@@ -37,12 +38,27 @@ _MIXES: tuple[Callable[[Recorder, Random], None], ...] = (protection, one_block,
 def _all(times: int, call: Recorder, random: Random) -> None:
     # Some mixes go on until so many calls are recorded: each begins with none.
     steps = call.steps
+    before = [(start, end) for start, end, _ in call.space.vmas]
     for _ in range(times):
         for mix in _MIXES:
             call.steps = []
             mix(call, random)
             steps += call.steps
+        call.steps = steps
+        _unmap_others(call, before)
     call.steps = steps
+
+
+def _unmap_others(call: Recorder, kept: list[tuple[int, int]]) -> None:
+    # Unmap what a round has left. Otherwise, the program's VMAs, and so the memory of a comparison,
+    # would grow with the trace.
+    mapped: RangeMap[bool] = RangeMap()
+    for start, end, _ in call.space.vmas:
+        mapped.set(start, end, True)
+    for start, end in kept:
+        mapped.clear(start, end)
+    for start, end, _ in list(mapped):
+        call("munmap", start, end - start)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -57,6 +73,7 @@ def seconds(path: str) -> dict[str, float]:
     profile = load(DEFAULT)
     return {
         "replay": _seconds(lambda: Replay(TraceReader(path)).run()),
+        **{name: _seconds(partial(compare, path, [name], profile)) for name in names},
         ALONE: _seconds(lambda: compare(path, names, profile, jobs=1)),
         "two processes": _seconds(lambda: compare(path, names, profile, jobs=2)),
         USUAL: _seconds(lambda: compare(path, names, profile, jobs=None)),

@@ -31,9 +31,9 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Measured, Replay
 from laconic.replay.events import Listener, Program
 from laconic.replay.selected import Selected, drop_unselected, join_labels, join_touches
-from laconic.replay.sizebounds import SizeBounds, assumed_sizes
+from laconic.replay.sizebounds import SizeBounds, SizedEnclaves, assumed_sizes
 from laconic.sgx.costs import DEFAULT, CostProfile, load
-from laconic.sgx.meter import THINGS, Counts
+from laconic.sgx.meter import THINGS, Counts, Meter
 from laconic.strategies import (
     GRAMINE,
     LINUX,
@@ -274,10 +274,10 @@ class Comparison:
     """A comparison of `NAMES` and the bound, as by `compare`, in a replay of `trace` that another
     analysis makes.
 
-    `modeled` are enclaves of that analysis. Their strategies are not modeled a second time, unless
-    under another assumption; `call_of` maps their labels to those of `compare`. The replay must
-    have `listeners`, after `modeled`. With `selection`, the unselected work of `modeled` must be
-    dropped before `result` is called (`drop_unselected`).
+    `modeled` are enclaves of that analysis, which assume no touches. Their strategies are not
+    modeled a second time, unless touches are assumed; `call_of` maps their labels to those of
+    `compare`. The replay must have `listeners`, after those of `modeled`, which must be finished
+    before `result` is called.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class Comparison:
         trace: TraceReader,
         profile: CostProfile,
         selection: Selection | None,
-        modeled: Enclaves,
+        modeled: SizedEnclaves,
         call_of: Callable[[Hashable], Hashable],
     ) -> None:
         self._names = (*NAMES, BOUND)
@@ -293,13 +293,20 @@ class Comparison:
         self._modeled = modeled
         self._call_of = call_of
         makers = _with_ends(self._names)
-        sizes = assumed_sizes(trace)
-        self._tasks = []
-        for guess in _guesses(trace):
-            task = _ReplayTask(trace.path, makers, profile, guess, Model(), selection, sizes)
-            if self._has_modeled(task):
-                task = task._replace(makers=[each for each in makers if each not in modeled.meters])
-            self._tasks.append(task)
+        others = [each for each in makers if each not in modeled.least.meters]
+        sizes = tuple(enclaves.assumed_sizes for enclaves in modeled.assumed)
+        self._tasks = [
+            _ReplayTask(
+                trace.path,
+                makers if assume_touched else others,
+                profile,
+                assume_touched,
+                Model(),
+                selection,
+                sizes,
+            )
+            for assume_touched in _guesses(trace)
+        ]
         self._models = [_Models(task) for task in self._tasks]
         self.listeners: list[Listener] = [
             listener for models in self._models for listener in models.listeners
@@ -308,20 +315,17 @@ class Comparison:
     def result(self, replay: Replay) -> Compared:
         """Return the figures, after the replay. O(labels)."""
         parts = [models.part(replay) for models in self._models]
-        for task, part in zip(self._tasks, parts, strict=True):
-            if self._has_modeled(task):
-                for name, book in _books(self._modeled, self._call_of).items():
-                    part.books[name] = [book]
-                    part.bounds[name] = book, book
+        modeled, part = self._modeled, parts[0]
+        assumed = [_books(enclaves, self._call_of) for enclaves in modeled.assumed]
+        for name in modeled.least.meters:
+            part.books[name] = [books[name] for books in assumed]
+            part.bounds[name] = _bound_books(
+                modeled.least.meters[name],
+                modeled.most.meters[name],
+                part.books[name],
+                self._call_of,
+            )
         return _compared(self._names, self._profile, Model(), self._tasks, parts)
-
-    def _has_modeled(self, task: _ReplayTask) -> bool:
-        # Return whether the assumptions of the task are those of the other analysis.
-        modeled = self._modeled
-        return (task.assume_touched, task.assumed_sizes) == (
-            modeled.assume_touched,
-            (modeled.assumed_sizes,),
-        )
 
 
 def _guesses(trace: TraceReader) -> list[bool]:
@@ -571,7 +575,10 @@ class _Models:
                 books.setdefault(name, []).append(book)
         return _Part(
             books,
-            {name: _bound_books(sizes, name, found) for name, found in books.items()},
+            {
+                name: _bound_books(sizes.least.meters[name], sizes.most.meters[name], found)
+                for name, found in books.items()
+            },
             engine.started,
             ledger.calls,
             engine.ledger.processes,
@@ -588,11 +595,18 @@ def _books(
     enclaves: Enclaves, call_of: Callable[[Hashable], Hashable] | None = None
 ) -> dict[str, _MeterBook]:
     # The meters' results, by strategy; `call_of` maps their labels to others.
-    books = {}
-    for name, meter in enclaves.meters.items():
-        tables = meter.tables if call_of is None else join_labels(meter.tables, call_of)
-        books[name] = _MeterBook(tables, meter.peak_epc_pages, enclaves.left[name], meter.exceeded)
-    return books
+    return {
+        name: _MeterBook(
+            _joined(meter, call_of), meter.peak_epc_pages, enclaves.left[name], meter.exceeded
+        )
+        for name, meter in enclaves.meters.items()
+    }
+
+
+def _joined(
+    meter: Meter, call_of: Callable[[Hashable], Hashable] | None
+) -> dict[tuple[int, Hashable], Counts]:
+    return meter.tables if call_of is None else join_labels(meter.tables, call_of)
 
 
 def _replay(trace: TraceReader, tasks: Sequence[_ReplayTask], progress: Progress) -> list[_Part]:
@@ -620,12 +634,18 @@ def _enclaves(task: _ReplayTask, assumed_size: int, reports: list[dict[str, Repo
     )
 
 
-def _bound_books(sizes: SizeBounds, name: str, books: Sequence[_MeterBook]) -> _Ends:
-    # Return the minimum and the maximum over the assumed sizes.
-    least, most = sizes.least.meters[name].tables, sizes.most.meters[name].tables
-    peaks = _least_most(book.peak for book in books)
+def _bound_books(
+    least: Meter,
+    most: Meter,
+    books: Sequence[_MeterBook],
+    call_of: Callable[[Hashable], Hashable] | None = None,
+) -> _Ends:
+    # Return the minimum and the maximum over the assumed sizes, whose results are `books`.
     left = _least_most(book.left for book in books)
-    return _MeterBook(least, peaks[0], left[0], {}), _MeterBook(most, peaks[1], left[1], {})
+    return (
+        _MeterBook(_joined(least, call_of), least.peak_epc_pages, left[0], {}),
+        _MeterBook(_joined(most, call_of), most.peak_epc_pages, left[1], {}),
+    )
 
 
 def _most_breaches(reports: Iterable[Mapping[str, Report]]) -> dict[str, Findings]:

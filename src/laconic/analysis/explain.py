@@ -21,6 +21,7 @@ from laconic.replay.assumed import affected
 from laconic.replay.enclaves import TOUCH, Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener
+from laconic.replay.sizebounds import SizedEnclaves
 from laconic.replay.thread import Mm, ReplayedThread
 from laconic.strategies import NAMES, strategy
 from laconic.trace.reader import TraceReader
@@ -54,7 +55,8 @@ class Explanation:
     change; None if the trace does not record them. `requested`: the ranges that the call concerns.
     `host_call` is the one that the bookkeeping would make; `recorded` counts the host calls that
     the recording made under `strategy` (None: the trace was imported from a log). `counts`:
-    strategy → what its enclave did for this call alone, without zeros.
+    strategy → what its enclave did for this call alone, without zeros. `knows_sizes`: the trace has
+    the sizes of all mapped files; otherwise `counts` are the least that some sizes permit.
     """
 
     found: Found
@@ -74,6 +76,7 @@ class Explanation:
     recorded: int | None = None
     strategy: str = "laconic"
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    knows_sizes: bool = True
     loss: list[str] = field(default_factory=list)
 
     @property
@@ -212,9 +215,11 @@ def explain(
     """
     search = EventSearch(trace, event, selection)
     stacks = stacks or Stacks()
-    enclaves = Enclaves({name: strategy(name) for name in NAMES})
-    explainer = _Explainer(trace, search, enclaves)
-    replay = Replay(trace, "laconic", listeners=[enclaves, explainer], stacks=stacks)
+    makers = {name: strategy(name) for name in NAMES}
+    enclaves = SizedEnclaves(trace, lambda size: Enclaves(makers, assumed_sizes=size))
+    explainer = _Explainer(trace, search, enclaves.least)
+    listeners = [*enclaves.listeners, explainer]
+    replay = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
     batches = trace.batches()
     replay.run(lambda number, _: search.is_past(number), progress, _searched(batches, search))
     for batch in batches:
@@ -224,6 +229,7 @@ def explain(
     found = search.result()
     explanation = explainer.explanation or _explanation(trace, found)
     explanation.found = found
+    explanation.knows_sizes = enclaves.knows_sizes
     row = found.row
     if explanation.stack == NO_STACK:
         explanation.stack = stacks.next.get(row.tid, NO_STACK)

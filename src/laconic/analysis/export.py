@@ -4,15 +4,17 @@ by name, whether it is redundant, its kinds of change, and its cost in an enclav
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 
 from laconic.analysis.frames import own_frames
 from laconic.analysis.sites import EVERY_CALL, LACONIC
+from laconic.libos.strategy import Maker
 from laconic.memory.change import kind_names
 from laconic.replay.enclaves import Enclaves, Touch
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener
+from laconic.replay.sizebounds import SizedEnclaves
 from laconic.sgx.costs import CostProfile
 from laconic.stacks.symbolize import Place
 from laconic.stacks.table import Frame, Module
@@ -134,21 +136,30 @@ def analyse_calls(
     """Replay the trace, and return the facts about each of its calls.
 
     With a cost profile, an enclave is modeled under each of `STRATEGIES`; without one, the cycles
-    are unknown. Raises LaconicError if the trace cannot be read. O(events), 45 bytes per event.
+    are unknown. They are the least if the trace does not have the sizes of files. Raises
+    LaconicError if the trace cannot be read. O(events), 45 bytes per event.
     """
     strategies = () if profile is None else STRATEGIES
     stacks = Stacks()
-    enclaves = Enclaves({name: maker(name) for name in strategies}, label=_number, by_owner=True)
-    analysis = CallAnalysis(stacks, enclaves, profile)
+    makers = {name: maker(name) for name in strategies}
+    enclaves = SizedEnclaves(trace, partial(_enclaves, makers))
+    analysis = CallAnalysis(stacks, enclaves.least, profile)
 
     def update(position: int) -> None:
         analysis.settle()
         if progress is not None:
             progress(position)
 
-    Replay(trace, LACONIC, listeners=[enclaves, analysis], stacks=stacks).run(progress=update)
+    listeners = [*enclaves.listeners, analysis]
+    replay = Replay(trace, LACONIC, listeners=listeners, stacks=stacks)
+    replay.run(progress=update)
+    enclaves.finish(None, replay.started)
     analysis.settle()
     return analysis
+
+
+def _enclaves(makers: Mapping[str, Maker], assumed_sizes: int) -> Enclaves:
+    return Enclaves(makers, label=_number, by_owner=True, assumed_sizes=assumed_sizes)
 
 
 def _number(done: CallDone) -> int:

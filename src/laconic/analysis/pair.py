@@ -134,7 +134,7 @@ def _side(
     tell: Callable[[int], None],
     selection: Selection | None,
 ) -> Side:
-    counting = SiteCounting((EVERY_CALL, LACONIC), Stacks(), selection)
+    counting = SiteCounting(trace, (EVERY_CALL, LACONIC), Stacks(), selection)
     comparison = Comparison(trace, profile, selection, counting.enclaves, call_of)
     listeners = [*counting.listeners, *comparison.listeners]
     replay = Replay(trace, "laconic", listeners=listeners, stacks=counting.stacks)

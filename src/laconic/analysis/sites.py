@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 from laconic.analysis.advise.hints import Hints
 from laconic.analysis.frames import own_frames
-from laconic.libos.strategy import Strategy
+from laconic.libos.strategy import Maker, Strategy
 from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import AROUND, OTHER, TOUCH, Enclaves, Touch
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
-from laconic.replay.selected import Selected, drop_unselected
+from laconic.replay.selected import Selected
+from laconic.replay.sizebounds import SizedEnclaves
 from laconic.sgx import costs
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts, Meter
@@ -114,8 +116,10 @@ class Sites(Table):
     what made the trace, as in `TraceReader.source`. `around` has the work that no call causes: that
     of each of `replay.enclaves.AROUND`, and OTHER. The costs of all sites and of `around` add up to
     the totals of `meters`. `knows_touched`: the trace records which pages were touched; otherwise
-    the costs of touches are unknown, and all costs are lower ends. `selection`: which calls were
-    counted; None for all. `hints`: what `laconic advise` would change, if requested.
+    the costs of touches are unknown. `knows_sizes`: it has the sizes of all mapped files; otherwise
+    each count is the least that some size permits. Without either, all costs are lower ends.
+    `selection`: which calls were counted; None for all. `hints`: what `laconic advise` would
+    change, if requested.
     """
 
     sites: list[Site]
@@ -128,6 +132,7 @@ class Sites(Table):
     source: str = "run"
     around: dict[str, Work] = field(default_factory=dict)
     knows_touched: bool = True
+    knows_sizes: bool = True
     selection: Selection | None = None
     hints: list[str] = field(default_factory=list)
 
@@ -257,6 +262,19 @@ def call_of(label: Hashable) -> Hashable:
     return label
 
 
+def site_enclaves(
+    makers: Mapping[str, Maker], selection: Selection | None, assumed_sizes: int
+) -> Enclaves:
+    """Return enclaves that count by `site_label` and by owner."""
+    return Enclaves(
+        makers,
+        label=site_label,
+        by_owner=True,
+        selection=selection,
+        assumed_sizes=assumed_sizes,
+    )
+
+
 class SiteCollector(Listener):
     """Counts every memory call at its site. `sites` are in the order of their first calls."""
 
@@ -324,45 +342,46 @@ class SiteCollector(Listener):
 
 
 class SiteCounting:
-    """The sites of a trace and their costs, from a replay that has `listeners`, in this order, and
+    """The sites of `trace` and their costs, from a replay that has `listeners`, in this order, and
     `stacks`."""
 
     def __init__(
         self,
+        trace: TraceReader,
         strategies: str | type[Strategy] | Iterable[str | type[Strategy]],
         stacks: Stacks,
         selection: Selection | None,
     ) -> None:
         self.stacks = stacks
-        self.enclaves = Enclaves(
-            {display_name(each): maker(each) for each in as_list(strategies)},
-            label=site_label,
-            by_owner=True,
-            selection=selection,
-        )
+        makers = {display_name(each): maker(each) for each in as_list(strategies)}
+        self.enclaves = SizedEnclaves(trace, partial(site_enclaves, makers, selection))
         self._selection = selection
         self._collector = SiteCollector()
         self._selected: Selected | None = None
         if selection is not None:
             self._selected = Selected(self._collector, selection)
-        self.listeners: list[Listener] = [self.enclaves, self._selected or self._collector]
+        self.listeners: list[Listener] = [
+            *self.enclaves.listeners,
+            self._selected or self._collector,
+        ]
 
     def result(self, replay: Replay) -> Sites:
         """Return the sites, after the replay; its unselected work is dropped. O(labels)."""
-        if self._selection is not None:
-            drop_unselected(self.enclaves, self._selection, replay.started)
-        around = self._collector.add_costs(self.enclaves)
+        self.enclaves.finish(self._selection, replay.started)
+        least = self.enclaves.least
+        around = self._collector.add_costs(least)
         return Sites(
             list(self._collector.sites.values()),
             self.stacks,
             replay.ledger if self._selected is None else self._selected.ledger,
-            self.enclaves.meters,
+            least.meters,
             replay.started,
             replay.losses,
             replay.number + 1,
             replay.trace.source,
             around,
             replay.trace.has_touches,
+            self.enclaves.knows_sizes,
             self._selection,
         )
 
@@ -385,7 +404,7 @@ def sites(
     Raises LaconicError if the trace cannot be read. O(events), memory O(sites).
     """
     trace = TraceReader(trace) if isinstance(trace, str) else trace
-    counting = SiteCounting(strategies, stacks or Stacks(), selection)
+    counting = SiteCounting(trace, strategies, stacks or Stacks(), selection)
     listeners = [*counting.listeners, *(() if hints is None else hints.listeners)]
     replay = Replay(trace, "laconic", listeners=listeners, stacks=counting.stacks)
     replay.run(progress=progress)

@@ -25,7 +25,7 @@ from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import EVERY_CALL, LACONIC
 from laconic.analysis.suppressions import LOADING
 from laconic.report import numbers
-from laconic.report.headline import WORK, ends, loading, sentence
+from laconic.report.headline import LOWEST, WORK, ends, loading, sentence
 from laconic.report.headline import as_json as headline_json
 from laconic.report.names import filled
 from laconic.report.numbers import share
@@ -85,6 +85,7 @@ def as_json(found: Callers, stacks: Stacks, headline: Headline | None = None) ->
         "stackless": found.stackless,
         "stackless_redundant": found.stackless_redundant,
         "profile": found.profile.name,
+        "sizes_known": found.knows_sizes,
         "cycles": {name: ends(found.total(name)) for name in found.totals},
         "callers": [_caller(one, found, stacks) for one in found.callers if one.kind == SITE],
         "suppressed": [
@@ -460,6 +461,9 @@ def _notes(found: Callers, stacks: Stacks, width: int, shown: Iterable[Caller]) 
                 f"a log of {found.source} shows none; record with  laconic run -o FILE --stacks all"
             )
         yield from filled(f"{plural(found.stackless, 'call')} {have} no stack: {how}", width)
+    if not found.knows_sizes:
+        yield ""
+        yield from filled(LOWEST, width)
     if any(caller.guessed for caller in shown):
         yield from filled(
             "? a frame that was found by its frame pointer, for want of call-frame information",

@@ -13,6 +13,7 @@ from laconic.memory.change import Change, ChangeKind
 from laconic.memory.flags import MADV_FREE, VM_PROT, flag_names
 from laconic.memory.vma import Vma
 from laconic.report.callers import missing_lines, stack_lines
+from laconic.report.headline import LOWEST
 from laconic.report.names import filled
 from laconic.report.picture import picture
 from laconic.report.text import plain
@@ -103,6 +104,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         else {"strategy": explanation.strategy, "host_calls": explanation.recorded},
         "why": _why(explanation),
         "enclave": dict(explanation.counts),
+        "sizes_known": explanation.knows_sizes,
         "missing_symbols": {
             module.path: why
             for module, why in sorted(explanation.stacks.symbolizer.missing.items())
@@ -181,6 +183,7 @@ def as_text(explanation: Explanation, width: int = 80) -> str:
             "",
             "what an SGX2 enclave would do for this call alone",
             *_enclave(explanation, width),
+            *([] if explanation.knows_sizes else _filled(LOWEST, width, "  ")),
         ]
     missing = list(missing_lines(explanation.stacks, width))
     lines += ["", *missing] if missing else []

@@ -38,6 +38,11 @@ WORK = {
 }
 
 
+#: The note on the costs of sites and calls in a log without sizes of files.
+LOWEST = (
+    "The log does not have the sizes of all mapped files: the counts and cycles of its sites and "
+    "calls are the lowest that any sizes permit"
+)
 #: The maximum number of callers that cost more than a headline's subject and are named before it.
 _NAMED = 2
 #: The part of a program's cost, from 0 to 1, below which laconic saves nothing.

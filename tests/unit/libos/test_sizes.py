@@ -12,6 +12,10 @@ import pytest
 
 from laconic.analysis.advise.figures import measure
 from laconic.analysis.compare import Figures, Span, compare, compare_direct
+from laconic.analysis.explain import explain
+from laconic.analysis.export import analyse_calls
+from laconic.analysis.sites import sites
+from laconic.analysis.timeline.collect import collect
 from laconic.libos.settings import Settings
 from laconic.libos.sizes import EMPTY, PARTIAL, WHOLE, FileSizes
 from laconic.memory.flags import PAGE_SIZE
@@ -20,7 +24,7 @@ from laconic.memory.rangemap import TOP
 from laconic.memory.vma import LOG_DEVICE, File, Vma
 from laconic.report.compare import as_json, as_text, direct_as_json
 from laconic.sgx.costs import load
-from laconic.sgx.meter import THINGS
+from laconic.sgx.meter import THINGS, Counts
 from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES
 from tests.helpers.gramlogs import REAL, take
@@ -158,6 +162,53 @@ def test_the_costs_of_advise_are_ranges_too(tmp_path: Path) -> None:
             assert least <= low <= high <= most, (name, thing)
     (least, most), (low, high) = (each.costs["every-call"].host_calls for each in (ranges, exact))
     assert least < low <= high < most
+
+
+def test_sites_and_calls_have_the_least_counts(tmp_path: Path) -> None:
+    """Site by site, call by call and row by row of an export; with sizes, they are the exact
+    ones."""
+    root = tmp_path / "root"
+    found = []
+    for source in (None, root):
+        trace, _ = take(tmp_path, REAL / "vmatest.log.gz", source)
+        reader = TraceReader(trace.path)
+        if source is None:
+            write_files(root, mapped_files(reader), seed=3)
+        exported = analyse_calls(TraceReader(trace.path), load())
+        found.append(
+            (
+                sites(reader),
+                explain(TraceReader(trace.path), "mmap:1"),
+                [exported.facts(event).cycles for event in range(reader.events)],
+                collect(TraceReader(trace.path), load()),
+            )
+        )
+    least, exact = found
+    assert [each.knows_sizes for each in (*least[:2], least[3])] == [False] * 3
+    assert [each.knows_sizes for each in (*exact[:2], exact[3])] == [True] * 3
+    for name in ("every-call", "laconic"):
+        low = compare(take(tmp_path, REAL / "vmatest.log.gz")[0], [name], load(), jobs=1)
+        total = least[0].total(name)
+        assert total.host_calls == low.strategies[name].total.low.host_calls
+        assert below(total, exact[0].total(name))
+        for one, other in zip(least[0].sites, exact[0].sites, strict=True):
+            assert one.first == other.first and below(one.cost(name), other.cost(name))
+        for thing, count in least[1].counts[name].items():
+            assert count <= exact[1].counts[name].get(thing, 0)
+    assert least[0].total("every-call") != exact[0].total("every-call")
+    assert sum(map(len, least[2])) >= 40
+    for few, many in zip(least[2], exact[2], strict=True):
+        assert all(low <= high for low, high in zip(few, many, strict=True))
+    # The page's sums over time are those of its sites.
+    page = least[3]
+    cells = sum(tally.today_low for tally in page.cells.by_site().values())
+    assert cells == pytest.approx(sum(tally.today_low for tally in page.tallies))
+    assert cells == pytest.approx(sum(least[0].cycles(site)[0] for site in least[0].sites))
+
+
+def below(least: Counts, exact: Counts) -> bool:
+    """Whether no count is over the exact one."""
+    return all(getattr(least, thing) <= getattr(exact, thing) for thing in THINGS)
 
 
 @pytest.mark.parametrize(

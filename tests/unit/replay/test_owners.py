@@ -17,6 +17,7 @@ from laconic.memory.flags import PAGE_SIZE as PAGE
 from laconic.replay.enclaves import OTHER, STACK, Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.owners import Owners
+from laconic.replay.sizebounds import SizedEnclaves
 from laconic.sgx.meter import Counts
 from laconic.strategies import NAMES, strategy
 from laconic.trace.importers.importing import import_logs
@@ -43,10 +44,12 @@ def total(found: Sites, strategy: str) -> Counts:
 def check_sums(trace: TraceReader) -> Sites:
     """All costs add up, and are those of enclaves that attribute nothing."""
     found = sites(trace, NAMES)
-    plain = Enclaves({name: strategy(name) for name in NAMES})
-    Replay(TraceReader(trace.path), "laconic", listeners=[plain]).run()
+    makers = {name: strategy(name) for name in NAMES}
+    plain = SizedEnclaves(trace, lambda size: Enclaves(makers, assumed_sizes=size))
+    Replay(TraceReader(trace.path), "laconic", listeners=plain.listeners).run()
+    plain.finish(None, ())
     for name in NAMES:
-        assert total(found, name) == found.total(name) == plain.meters[name].total(), name
+        assert total(found, name) == found.total(name) == plain.least.meters[name].total(), name
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from laconic.analysis.advise.hints import Hints
@@ -19,6 +20,7 @@ from laconic.analysis.sites import (
     Sites,
     Work,
     call_of,
+    site_enclaves,
     site_label,
 )
 from laconic.analysis.suppressions import LOADING, Suppression, matching
@@ -35,7 +37,7 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.owners import Owners
-from laconic.replay.selected import drop_unselected
+from laconic.replay.sizebounds import SizedEnclaves
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
@@ -106,7 +108,7 @@ class Page:
     counted in all figures, and its stack is not in `places`. `own`: for each other site, the number
     of places of its stack that only make the system call. `around` is `Sites.around`. `headline` is
     the page's first statement. `selection`: which calls are shown; None for all. `hints`: what
-    `laconic advise` would change."""
+    `laconic advise` would change. `knows_sizes` is that of `Sites`."""
 
     source: str
     about: dict[str, Any]
@@ -140,6 +142,7 @@ class Page:
     around: dict[str, Work] = field(default_factory=dict)
     selection: Selection | None = None
     hints: list[str] = field(default_factory=list)
+    knows_sizes: bool = True
 
 
 def collect(
@@ -157,27 +160,22 @@ def collect(
     read. O(events × strategies); memory O(sites + VMAs).
     """
     stacks = Stacks()
-    enclaves = Enclaves(
-        {name: strategy(name) for name in (EVERY_CALL, LACONIC)},
-        label=site_label,
-        by_owner=True,
-        selection=selection,
-    )
-    timeline = Timeline(enclaves, profile, trace.has_touches, selection)
+    makers = {name: strategy(name) for name in (EVERY_CALL, LACONIC)}
+    enclaves = SizedEnclaves(trace, partial(site_enclaves, makers, selection))
+    timeline = Timeline(enclaves.least, profile, trace.has_touches, selection)
     comparison = Comparison(trace, profile, selection, enclaves, call_of)
     hints = Hints()
-    listeners: list[Listener] = [enclaves, timeline, *comparison.listeners]
+    listeners: list[Listener] = [*enclaves.listeners, timeline, *comparison.listeners]
     if selection is None:
         listeners += hints.listeners
     replay = Replay(trace, "laconic", listeners=listeners, stacks=stacks)
     replay.run(progress=progress)
-    if selection is not None:
-        drop_unselected(enclaves, selection, replay.started)
+    enclaves.finish(selection, replay.started)
     timeline.areas.end_all(max(timeline.calls, 1))
-    around = timeline.sites.add_costs(enclaves)
+    around = timeline.sites.add_costs(enclaves.least)
     hinted: list[str] = []
     if selection is None:
-        hinted = hints.found(replay, enclaves.meters, stacks, profile)
+        hinted = hints.found(replay, enclaves.least.meters, stacks, profile)
     sites = list(timeline.sites.sites.values())
     _share_touches(timeline.cells, timeline.series, sites, profile)
     compared = comparison.result(replay) if timeline.calls else None
@@ -186,13 +184,14 @@ def collect(
         sites,
         stacks,
         replay.ledger if selection is None else timeline.ledger,
-        enclaves.meters,
+        enclaves.least.meters,
         replay.started,
         replay.losses,
         replay.number + 1,
         trace.source,
         around,
         trace.has_touches,
+        enclaves.knows_sizes,
     )
     # Redundant calls at a site that has other costs too, and everything of the loader, are shown.
     shown = [rule for rule in rules if rule.reason != LOADING and not rule.only_redundant]
@@ -231,6 +230,7 @@ def collect(
         around=around,
         selection=selection,
         hints=hinted,
+        knows_sizes=enclaves.knows_sizes,
     )
 
 

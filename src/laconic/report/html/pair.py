@@ -14,7 +14,7 @@ from laconic.analysis.diff import Delta
 from laconic.analysis.pair import Box, Pair, PairRow, Side
 from laconic.analysis.suppressions import LOADING
 from laconic.report.diff import sentence, subject
-from laconic.report.headline import WORK, Sentence
+from laconic.report.headline import LOWEST, WORK, Sentence
 from laconic.report.html import numbers, sections
 from laconic.report.html.document import joined, piece, script_of
 from laconic.report.html.headline import heading
@@ -580,6 +580,8 @@ def _notes(pair: Pair) -> Iterator[str]:
             "A log does not say which pages were touched: the cycles of its sites are those with "
             "no page touched."
         )
+    if not (pair.before.sites.knows_sizes and pair.after.sites.knows_sizes):
+        yield f"{LOWEST}, except in the comparison of strategies."
     yield (
         "Two runs of one program differ a little: in threads, in addresses, and in which pages are "
         "touched. Record a program twice to see by how much."

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from laconic.analysis.compare import BOUND, Figures
 from laconic.analysis.timeline.collect import Page
 from laconic.replay.enclaves import BEFORE
+from laconic.report.headline import LOWEST
 from laconic.report.html import numbers
 from laconic.report.html.data import FIRST
 from laconic.report.html.groups import Group, by_cost, groups, loaded_files, subjects
@@ -576,6 +577,7 @@ def notes(page: Page) -> list[str]:
             "Counts do not depend on it.",
             f"Seconds are cycles at {CLOCK / 1e9:g} GHz, of memory calls alone; they are no part "
             "of the program's own run time.",
+            *([] if page.knows_sizes else [f"{LOWEST}, except in the comparison of strategies."]),
             "Where one number must do (the width of a bar, the order of rows, a share), it is the "
             "middle of the range.",
             *(_around(page)),
