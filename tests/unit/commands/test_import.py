@@ -35,7 +35,7 @@ def test_the_summary(tmp_path: Path) -> None:
     text = done.stderr.decode()
     assert (done.returncode, done.stdout) == (0, b"")
     assert "102 lines: 59 memory and process calls of 3 processes, 4 threads" in text
-    assert "not known: touched pages; initial maps" in text
+    assert "not known: touched pages; initial maps; sizes of files" in text
     assert f"next:  laconic callers '{output}' " in text
     assert f"       laconic html '{output}' -o report.html " in text
     report = json.loads(figures.read_text())

@@ -19,7 +19,7 @@ from laconic.errors import LaconicError
 from laconic.trace.importers.importing import Import, import_logs
 from laconic.trace.importers.perf.processes import PerfSpace
 from laconic.trace.records import CallRecord, Exit, Loss, ProcessRecord, ProgramRecord, Record
-from laconic.trace.schema import CHOSEN, UNFINISHED
+from laconic.trace.schema import CHOSEN, FILE_SIZES, UNFINISHED
 from tests.helpers.tracewriter import VARIANTS, log, steps
 
 CORPUS = Path(__file__).parents[2] / "corpus" / "perf"
@@ -140,11 +140,11 @@ def test_every_log_tells_the_same_calls(tmp_path: Path) -> None:
 def test_unknown_is_what_the_text_does_not_hold(tmp_path: Path) -> None:
     found = {source.name: take(tmp_path, source.read_bytes())[1].unknown for source in LOGS}
     assert found == {
-        "script-pid.log": ["initial maps"],
-        "script-samples.log": ["touched pages of files", "initial maps"],
-        "script.log": ["initial maps"],
-        "trace-calls.log": ["touched pages", "initial maps"],
-        "trace-faults.log": ["touched pages of files", "initial maps"],
+        "script-pid.log": ["initial maps", FILE_SIZES],
+        "script-samples.log": ["touched pages of files", "initial maps", FILE_SIZES],
+        "script.log": ["initial maps", FILE_SIZES],
+        "trace-calls.log": ["touched pages", "initial maps", FILE_SIZES],
+        "trace-faults.log": ["touched pages of files", "initial maps", FILE_SIZES],
     }
 
 

@@ -26,7 +26,7 @@ from laconic.errors import LaconicError
 from laconic.trace.importers.text import Log
 from laconic.trace.nextsteps import next_steps
 from laconic.trace.reader import Progress, looks_like
-from laconic.trace.schema import BATCH, CODES, Row
+from laconic.trace.schema import BATCH, CODES, FILE_SIZES, Row
 from laconic.trace.words import plural
 from laconic.trace.writer import TraceWriter, remove
 
@@ -39,7 +39,7 @@ IMPORTERS = {
 #: The number of unrecognized lines that are shown, and the characters shown of each.
 SHOWN, SHOWN_WIDTH = 10, 200
 #: Information that no log of system calls contains.
-UNKNOWN = ("touched pages", "initial maps")
+UNKNOWN = ("touched pages", "initial maps", FILE_SIZES)
 
 
 class Puzzle(NamedTuple):

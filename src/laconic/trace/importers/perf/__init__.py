@@ -20,6 +20,7 @@ from laconic.trace.importers.perf.line import (
 from laconic.trace.importers.perf.processes import PerfProcesses
 from laconic.trace.importers.text import Log
 from laconic.trace.reader import Progress
+from laconic.trace.schema import FILE_SIZES
 from laconic.trace.writer import TraceWriter
 
 #: The number of events held back to sort them by time.
@@ -44,7 +45,7 @@ def inspect(logs: Sequence[Log]) -> dict[str, Any]:
         raise refuse(kinds["script"], "perf trace", "Give the logs of one command at a time")
     kind = next(iter(kinds))
     heads = b"".join(log.head for log in logs)
-    unknown = ["initial maps"]
+    unknown = ["initial maps", FILE_SIZES]
     if kind == "script" and b"page_fault_user:" in heads:
         faults = "page_fault_user"
     elif b"fault [" in heads or b"-faults:" in heads:
