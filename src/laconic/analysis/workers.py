@@ -56,13 +56,14 @@ def on_processes(
     """
     waiting = deque(tasks)
     strikes: Counter[TaskKey] = Counter()
+    lanes: list[_Lane] = []
     idle: list[_Lane] = []
     running: dict[Future[T], tuple[_Lane, TaskKey]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
                 task = waiting.popleft()
-                lane = idle.pop() if idle else _Lane()
+                lane = idle.pop() if idle else _start_lane(lanes)
                 running[lane.submit(work, task)] = lane, task
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 lane, task = running[future]
@@ -72,6 +73,7 @@ def on_processes(
                     idle.append(lane)
                 except BrokenProcessPool:
                     lane.check_started()
+                    lanes.remove(lane)
                     strikes[task] += 1
                 del running[future]
                 if isinstance(result, Killed) and strikes[task] < STRIKES:
@@ -79,7 +81,7 @@ def on_processes(
                 else:
                     yield task, result
     finally:
-        for lane in (*idle, *(lane for lane, _ in running.values())):
+        for lane in lanes:
             lane.end()
 
 
@@ -89,9 +91,8 @@ class _Lane:
 
     def __init__(self) -> None:
         try:
-            with interrupts.held():
-                self.pool = ProcessPoolExecutor(1, get_context("spawn"), _follow_parent)
-                self.pid = self.pool.submit(os.getpid)
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), _follow_parent)
+            self.pid = self.pool.submit(os.getpid)
         except OSError as error:
             raise LaconicError(
                 f"a worker process cannot be started, {error.strerror}: see that memory and "
@@ -120,6 +121,15 @@ class _Lane:
                 if process.pid == pid:
                     process.kill()
         self.pool.shutdown()
+
+
+def _start_lane(lanes: list[_Lane]) -> _Lane:
+    # Start a lane and add it to `lanes`, which are ended. A Ctrl-C between the two would leave a
+    # pool that ends beside the interpreter, and may report an error of its own.
+    with interrupts.held():
+        lane = _Lane()
+        lanes.append(lane)
+    return lane
 
 
 def _follow_parent() -> None:
