@@ -53,6 +53,7 @@ OWN = {
     "memory/names": ("commands/test_maps",),
     "replay/__init__": ("replay/test_pals",),
     "replay/engine": ("replay/test_assumed",),
+    "replay/sizebounds": ("libos/test_sizes",),
 }
 #: The model runs the bookkeeping and the Linux host's rules; no replay takes part in it.
 MODEL = "tests/model/test_model.py"

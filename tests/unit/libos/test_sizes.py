@@ -17,18 +17,27 @@ from laconic.analysis.export import analyse_calls
 from laconic.analysis.sites import sites
 from laconic.analysis.timeline.collect import collect
 from laconic.libos.settings import Settings
-from laconic.libos.sizes import EMPTY, PARTIAL, WHOLE, FileSizes
-from laconic.memory.flags import PAGE_SIZE
+from laconic.libos.sizes import ASSUMPTIONS, EMPTY, PARTIAL, WHOLE, FileSizes
+from laconic.linux.clone import CLONE_VFORK, CLONE_VM
+from laconic.linux.pagemap import Touched
+from laconic.memory.change import Change
+from laconic.memory.flags import MAP_PRIVATE, PAGE_SIZE
 from laconic.memory.mmap import OpenFile
 from laconic.memory.rangemap import TOP
 from laconic.memory.vma import LOG_DEVICE, File, Vma
+from laconic.replay.enclaves import Enclaves
+from laconic.replay.engine import Replay
+from laconic.replay.events import CallDone, Listener
+from laconic.replay.sizebounds import SizeBounds
+from laconic.replay.thread import Mm
 from laconic.report.compare import as_json, as_text, direct_as_json
 from laconic.sgx.costs import load
 from laconic.sgx.meter import THINGS, Counts
+from laconic.strategies import maker
 from laconic.trace.reader import TraceReader
-from laconic.trace.schema import CODES
+from laconic.trace.schema import CODES, Row
 from tests.helpers.gramlogs import REAL, take
-from tests.helpers.traces import BASE
+from tests.helpers.traces import BASE, SIGCHLD, Builder
 
 LIBOS = ["every-call", "skip-equal"]
 ALL = [*LIBOS, "classify", "laconic", "sgx-emm", "edmm-tuned", "bound", "every-call:all"]
@@ -199,11 +208,129 @@ def test_sites_and_calls_have_the_least_counts(tmp_path: Path) -> None:
     assert sum(map(len, least[2])) >= 40
     for few, many in zip(least[2], exact[2], strict=True):
         assert all(low <= high for low, high in zip(few, many, strict=True))
-    # The page's sums over time are those of its sites.
     page = least[3]
+    compared = compare(take(tmp_path, REAL / "vmatest.log.gz")[0], jobs=1).strategies
+    assert page.compared is not None
+    for name, figures in page.compared.strategies.items():
+        assert (figures.cases, figures.peak) == (compared[name].cases, compared[name].peak), name
+    # The page's sums over time are those of its sites.
     cells = sum(tally.today_low for tally in page.cells.by_site().values())
     assert cells == pytest.approx(sum(tally.today_low for tally in page.tallies))
     assert cells == pytest.approx(sum(least[0].cycles(site)[0] for site in least[0].sites))
+
+
+class Taken(Listener):
+    """Checks after each event that `bounds` has taken all counts; notes if `other` had not."""
+
+    def __init__(self, bounds: SizeBounds, other: SizeBounds) -> None:
+        self._bounds, self._other = bounds, other
+        self.events: set[str] = set()
+        self.late: set[str] = set()
+
+    def _see(self, event: str) -> None:
+        self.events.add(event)
+        for enclaves in self._bounds.assumed:
+            assert not any(meter.tables for meter in enclaves.meters.values()), event
+        if any(meter.tables for each in self._other.assumed for meter in each.meters.values()):
+            self.late.add(event)
+
+    def call_done(self, done: CallDone) -> None:
+        files = [side and side.file for each in done.changes for side in (each.held, each.wanted)]
+        self._see("file call" if any(files) else "call")
+
+    def call_committed(self, row: Row, mm: Mm, name: str, changes: tuple[Change, ...]) -> None:
+        self._see("committed")
+
+    def touched(self, mm: Mm, runs: Iterable[Touched]) -> None:
+        self._see("touched")
+
+    def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
+        self._see("host read")
+
+    def started(self, mm: Mm) -> None:
+        self._see("started")
+
+    def forked(self, parent: Mm, child: Mm) -> None:
+        self._see("forked")
+
+    def vforked(self, mm: Mm, pid: int) -> None:
+        self._see("vforked")
+
+    def file_written(self, mm: Mm, file: File, size: int, truncated: bool) -> None:
+        self._see("written")
+
+    def ended(self, mm: Mm) -> None:
+        self._see("ended")
+
+
+def bounded(every_call: bool) -> SizeBounds:
+    makers = {name: maker(name) for name in (*LIBOS, "laconic")}
+    assumed = [Enclaves(makers, assumed_sizes=size) for size in ASSUMPTIONS]
+    return SizeBounds(assumed, every_call=every_call)
+
+
+def of_call(done: CallDone) -> tuple[str, int]:
+    return done.name, done.number
+
+
+def check_bounds(trace: TraceReader) -> Taken:
+    """The bounds are the sums of each call's minima and maxima over the assumptions."""
+    makers = {name: maker(name) for name in (*LIBOS, "laconic")}
+    single = [Enclaves(makers, label=of_call, assumed_sizes=size) for size in ASSUMPTIONS]
+    rarely, always = bounded(False), bounded(True)
+    taken = Taken(always, rarely)
+    listeners = [*single, *rarely.assumed, *always.assumed, rarely, always, taken]
+    Replay(trace, "laconic", listeners=listeners).run()
+    for bounds in (rarely, always):
+        bounds.finish()
+        for name in makers:
+            tables = [enclaves.meters[name].tables for enclaves in single]
+            for bound, choice in ((bounds.least, min), (bounds.most, max)):
+                meter = bound.meters[name]
+                sums: dict[tuple[int, str], Counts] = {}
+                for process, label in dict.fromkeys(key for table in tables for key in table):
+                    if type(label) is tuple:  # not a FileTouch
+                        found = [table.get((process, label), Counts()) for table in tables]
+                        total = sums.setdefault((process, label[0]), Counts())
+                        for thing in THINGS:
+                            count = choice(getattr(each, thing) for each in found)
+                            setattr(total, thing, getattr(total, thing) + count)
+                assert sums
+                for key, total in sums.items():
+                    assert meter.tables.get(key, Counts()) == total, (name, key)
+                peaks = [enclaves.meters[name].peak_epc_pages for enclaves in single]
+                assert meter.peak_epc_pages == choice(peaks) > 0
+    return taken
+
+
+@pytest.mark.parametrize("name", ["vmatest", "pyjson", "busybox"])
+def test_bounds_are_sums_over_calls(name: str, tmp_path: Path) -> None:
+    taken = check_bounds(take(tmp_path, REAL / f"{name}.log.gz")[0])
+    assert taken.events >= {"started", "call", "file call", "ended"}
+    assert "call" in taken.late and not taken.late & {"started", "file call", "forked", "ended"}
+
+
+def test_bounds_are_taken_after_every_kind_of_event(tmp_path: Path) -> None:
+    trace = Builder(tmp_path / "a.trace", "perf")
+    large, small = (trace.file(path, inode=0, size=0) for path in ("/lib/a.so", "/lib/b.so"))
+    anonymous, other = BASE + (1 << 24), BASE + (2 << 24)
+    for start, pages, file in ((BASE, 4, large), (other, 1, small)):
+        trace.mapping(pages * PAGE_SIZE, 3, MAP_PRIVATE, result=start, file=file)
+    trace.mapping(PAGE_SIZE, result=anonymous)
+    touched = ((other, other + PAGE_SIZE, 1), (BASE, BASE + 2 * PAGE_SIZE, 1))
+    trace.row("mprotect", BASE, 4 * PAGE_SIZE, 1, touched=touched)
+    trace.row("begin", anonymous, PAGE_SIZE, call_code=CODES["mlock"], state=1)
+    trace.row("mlock", anonymous, PAGE_SIZE)
+    trace.row("clone", SIGCHLD, result=200)
+    trace.row("clone", CLONE_VM | CLONE_VFORK | SIGCHLD, result=300)
+    trace.row("exit", 0, pid=300)
+    trace.row("written", 2 * PAGE_SIZE, 1, file=large)
+    trace.row("munmap", BASE, 4 * PAGE_SIZE)
+    trace.row("munmap", other, PAGE_SIZE)
+    taken = check_bounds(TraceReader(trace.end()))
+    on_time = {"started", "file call", "forked", "vforked", "written", "ended"}
+    assert taken.events == {*on_time, "call", "committed", "touched"}
+    assert taken.late == {"call", "committed", "touched"}
 
 
 def below(least: Counts, exact: Counts) -> bool:
