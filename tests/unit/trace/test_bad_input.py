@@ -163,9 +163,9 @@ class TestClock:
 
     def test_it_continues_from_before(self, tmp_path: Path) -> None:
         trace = imported(tmp_path, *self.LINES)
-        assert times(trace) == [500, 500, 500, 1250]
+        assert times(trace) == [0, 0, 0, 750]
         info = json.loads(command("info", trace, "--json", "-").stdout)
-        assert info["seconds"] == {"from": 0.5, "until": 1.25}
+        assert info["seconds"] == {"from": 0.0, "until": 0.75}
         assert (
             "the log's clock was set back once; the times after that continue from the time before"
             in info["notes"]

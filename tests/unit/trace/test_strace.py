@@ -631,10 +631,7 @@ class TestForms:
         """Times go on."""
         log = "10 23:59:59.999999 brk(NULL) = 0x1000\n10 00:00:00.000001 brk(NULL) = 0x1000\n"
         _, trace = imported([self.write(log, tmp_path)], tmp_path)
-        assert [row.time for row in trace.rows() if row.event == CODES["brk"]] == [
-            999999000,
-            1000001000,
-        ]
+        assert [row.time for row in trace.rows() if row.event == CODES["brk"]] == [0, 2000]
 
     def write(self, log: str, where: Path) -> Path:
         """A log's file."""

@@ -240,7 +240,7 @@ def _five(page: Page) -> str:
     if not found:
         return ""
     shown = found[:FIRST]
-    total = middle(strategy_cycles(page, "every-call")) or sum(middle(each.today) for each in found)
+    total = sum(middle(each.today) for each in groups(page))
     unit = numbers.unit(shown[0].today[1])
     most = max(group.today[1] for group in shown) or 1
     files = loaded_files(page)

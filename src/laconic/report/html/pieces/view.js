@@ -71,11 +71,7 @@ function tally() {
 const sumOf = (at) => tallies.reduce((sum, each) => sum + each[at], 0);
 
 // The cost of all that is in view: of the whole page, what is in no site too.
-function wholeCost() {
-  const compared = data.strategies && data.strategies.strategies["every-call"];
-  if (isWhole() && compared) return (compared.cycles.low + compared.cycles.high) / 2;
-  return (sumOf(TODAY) + sumOf(TODAY + 1)) / 2;
-}
+const wholeCost = () => (sumOf(TODAY) + sumOf(TODAY + 1)) / 2;
 
 function follow(draw) {
   view.followers.push(draw);

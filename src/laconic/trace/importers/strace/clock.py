@@ -27,9 +27,10 @@ class Clock:
         self._days = 0
         self._elapsed = 0
 
-    def second(self, text: bytes) -> int:
-        """Return the nanoseconds from the log's first second to this one. Raises ValueError if the
-        text is not a time."""
+    def second(self, text: bytes, fraction: bytes) -> int:
+        """Return the nanoseconds from the log's first line to this second: below 0 in the first
+        second, of which the first line's `fraction` had passed. Raises ValueError if the text is
+        not a time."""
         if text[2:3] == b":":
             now = (
                 int(text[:2]) * 3600 + int(text[3:5]) * 60 + int(text[6:8])
@@ -47,8 +48,13 @@ class Clock:
                 raise ValueError(text)
             self._follow(now)
         if self._first is None:
-            self._first = now
+            self._first = now + nanoseconds(fraction)
         return min(now - self._first + self._offset, _LONGEST)
+
+    def start_at(self, time: int) -> None:
+        """Count from `time` on, in nanoseconds since the first line that was read."""
+        if self._first is not None:
+            self._first += time
 
     def _follow(self, now: int) -> None:
         if self.in_order and self._first is not None and now < self._last:

@@ -148,7 +148,9 @@ class StraceReading:
                 if timed:
                     when = parts[words - 1]
                     if when[:whole] != second:
-                        self._base = base = session.clock.second(when[:whole])
+                        self._base = base = session.clock.second(
+                            when[:whole], when[whole + 1 : last]
+                        )
                         self._second = second = when[:whole]
                     time = base + int(when[whole + 1 : last]) * scale if fine else base
                 pid = parts[0] if bare else key
@@ -351,7 +353,7 @@ class StraceReading:
         session = self.session
         if match[3]:
             if match[3] != self._second:
-                self._base = session.clock.second(match[3])
+                self._base = session.clock.second(match[3], match[4] or b"")
                 self._second = match[3]
             self._now = self._base + nanoseconds(match[4] or b"")
         elif match[5] is not None and self.style.time == "relative":

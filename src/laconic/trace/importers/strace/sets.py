@@ -15,6 +15,8 @@ from laconic.trace.importers.strace.session import Session
 from laconic.trace.importers.text import CHUNK, Log
 from laconic.trace.reader import Progress
 
+#: The time of a log whose first line has none.
+_UNKNOWN = -(1 << 63)
 _PID = re.compile(r"\.(\d{1,9})(?:\.gz|\.zst)?$")
 _CHILD = re.compile(rb"^[^\n(]*\b(?:clone3?|v?fork)\([^\n]* = (\d{1,9})\b", re.MULTILINE)
 _DURATION = re.compile(rb"<(\d{1,9})\.(\d{1,9})>$")
@@ -69,6 +71,10 @@ def read_set(
         for rank, place in enumerate(order)
         if logs[place].head
     ]
+    earliest = min((cursor.time for cursor in cursors), default=0)
+    session.clock.start_at(earliest)
+    for cursor in cursors:
+        cursor.time -= earliest
     _merge(session, cursors)
 
 
@@ -84,8 +90,9 @@ class Cursor:
         self._blocks = reading.log.blocks(progress, chunk)
         self._lines: list[bytes] = []
         self._at = 0
-        self.time = 0
-        self.time = self._time_of(reading.log.head.partition(b"\n")[0])
+        self.time = _UNKNOWN
+        time = self._time_of(reading.log.head.partition(b"\n")[0])
+        self.time = 0 if time == _UNKNOWN else time
 
     def __lt__(self, other: Cursor) -> bool:
         return (self.time, self.rank) < (other.time, other.rank)
@@ -125,7 +132,8 @@ class Cursor:
         if match is None or not match[3]:
             return self.time
         try:
-            time = self.reading.session.clock.second(match[3]) + nanoseconds(match[4] or b"")
+            fraction = match[4] or b""
+            time = self.reading.session.clock.second(match[3], fraction) + nanoseconds(fraction)
         except ERRORS:
             return self.time
         if line.endswith(b">") and _MAKES.match(line, match.end()):
