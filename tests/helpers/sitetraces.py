@@ -20,14 +20,15 @@ def sited(
     program: str = "/opt/bin/prog",
     module: str = "/opt/lib/libgrow.so",
     stacks: bool = True,
+    unknown: tuple[str, ...] = (),
 ) -> str:
     """A trace, as of a log with stacks, in which each function of `module` makes mprotect calls as
     planned; its path.
 
-    There is one mmap more, of `setup`. A function `"0x12"` is one of which only the address is
-    known.
+    `unknown` is what the log does not record. There is one mmap more, of `setup`. A function
+    `"0x12"` is one of which only the address is known.
     """
-    trace = Builder(path, source="strace")
+    trace = Builder(path, source="strace", about={"unknown": list(unknown)})
     trace.program(program, [program])
 
     def stack(function: str) -> None:

@@ -98,7 +98,8 @@ class RunFigures:
     path, and why. `enclave`: the strategy and the name of the cost profile of the enclave figures;
     None if they are unknown. `suppressed`: suppressed sites by reason. `around`: what the library
     OS does around the calls, by its kind as in `replay.enclaves`; it has enclave figures only.
-    `is_baseline`: `check --write-baseline` wrote it.
+    `is_baseline`: `check --write-baseline` wrote it. `lacking`: what a log lacks, so the enclave
+    figures are the lowest that are possible.
     """
 
     name: str
@@ -113,6 +114,7 @@ class RunFigures:
     suppressed: dict[str, KeyTally] = field(default_factory=dict)
     around: dict[str, KeyTally] = field(default_factory=dict)
     is_baseline: bool = field(default=False, compare=False)
+    lacking: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def redundant(self) -> int:
@@ -154,6 +156,8 @@ def from_sites(
     for call, line in ledger.by_call.items():
         figures.by_call[call] = KeyTally(line.calls, line.redundant, line.host_calls)
     if enclave is not None:
+        known = (("touched pages", found.knows_touched), ("sizes of files", found.knows_sizes))
+        figures.lacking = tuple(what for what, is_known in known if not is_known)
         figures.enclave = enclave.strategy, enclave.profile.name
         figures.total.add_enclave(found.meters[enclave.strategy].total(), enclave.profile)
         for kind, work in found.around.items():

@@ -93,7 +93,7 @@ class Callers(Table):
     redundant calls, it has only callers with such calls. `calls`, `redundant` and `host_calls` are
     of all memory calls; `wasted` is of all redundant ones. `totals`: strategy → everything that its
     enclaves did. `stackless` calls, `stackless_redundant` redundant ones, have no stack. `source`
-    and `knows_sizes` are those of `Sites`; cycles are estimated by `profile`.
+    and what the trace knows are as in `Sites`; cycles are estimated by `profile`.
     """
 
     by: str
@@ -110,6 +110,7 @@ class Callers(Table):
     wasted: Counts = field(default_factory=Counts)
     stackless: int = 0
     stackless_redundant: int = 0
+    knows_touched: bool = True
     knows_sizes: bool = True
 
     def cycles(self, caller: Work, strategy: str = EVERY_CALL) -> CycleSpan:
@@ -186,7 +187,7 @@ def callers(
     function of the stack, not only the innermost. O(sites × frames)."""
     totals = {name: meter.total() for name, meter in found.meters.items()}
     result = Callers(by, inverted, sort, profile or costs.load(), totals, found.source)
-    result.knows_sizes = found.knows_sizes
+    result.knows_touched, result.knows_sizes = found.knows_touched, found.knows_sizes
     every = list(suppressions)
     rules = [rule for rule in every if sort == REDUNDANT or not rule.only_redundant]
     quieting = [rule for rule in every if rule.only_redundant]

@@ -133,6 +133,8 @@ def diff(first: RunFigures, second: RunFigures, sort: str = COST) -> Difference:
     has_sites = first.sites is not None and second.sites is not None
     if enclave is None:
         notes += _without_costs(first, second)
+    elif first.lacking != second.lacking and not (first.is_baseline or second.is_baseline):
+        notes += [lowest(one) for one in (first, second) if one.lacking]
     if has_sites and not whole:
         notes.append(
             "not every call's stack is known: of sites, only the redundant calls are compared"
@@ -172,6 +174,11 @@ def diff(first: RunFigures, second: RunFigures, sort: str = COST) -> Difference:
         {**first.missing, **second.missing},
         enclave,
     )
+
+
+def lowest(figures: RunFigures) -> str:
+    """Return the note on the costs of a log that lacks what they depend on."""
+    return f"{figures.name!r} has no {' or '.join(figures.lacking)}: its costs may be higher"
 
 
 def _without_costs(first: RunFigures, second: RunFigures) -> list[str]:

@@ -142,7 +142,7 @@ def _costs(caller: Caller, found: Callers) -> dict[str, Any]:
         },
         "counts": {name: caller.cost(name).as_dict() for name in found.totals},
         "committed_pages": caller.committed_pages(),
-        "touched_pages": caller.touched_pages,
+        "touched_pages": caller.touched_pages if found.knows_touched else None,
     }
 
 
@@ -196,7 +196,10 @@ def _head(found: Callers) -> str:
         for name in (EVERY_CALL, LACONIC)
         if name in found.totals
     ]
-    return f"{text}. All of it costs {' and '.join(costs)}." if costs else f"{text}."
+    if not costs:
+        return f"{text}."
+    least = "" if found.knows_touched and found.knows_sizes else "at least "
+    return f"{text}. All of it costs {least}{' and '.join(costs)}."
 
 
 def _rest(left: Sequence[Caller], found: Callers) -> str:
@@ -266,7 +269,8 @@ def _columns(shown: Sequence[Caller], found: Callers) -> Iterator[_SiteColumn]:
         yield _SiteColumn(
             ("MiB", "committed"), [_mebibytes(one.committed_pages()) for one in shown]
         )
-        yield _SiteColumn(("MiB", "touched"), [_mebibytes(one.touched_pages) for one in shown])
+        if found.knows_touched:
+            yield _SiteColumn(("MiB", "touched"), [_mebibytes(one.touched_pages) for one in shown])
     else:
         yield _SiteColumn(("", "share"), [share(found.cycles(one).middle, total) for one in shown])
     calls = [f"{one.calls:,}{'' if one.known else '+'}" if one.calls else "" for one in shown]
@@ -311,19 +315,18 @@ def _stack(
     program = caller.program.rsplit("/", 1)[-1]
     yield from filled(f"{number}. {caller.call or 'calls'} in {program}{most}:", width)
     yield from stack_lines(caller.call, caller.stack, stacks, width, caller.program, style)
-    about = _about(caller)
+    about = _about(caller, found.knows_touched)
     if about:
         yield from filled(f"under every-call: {about}", width, "  ")
 
 
-def _about(caller: Caller) -> str:
+def _about(caller: Caller, knows_touched: bool) -> str:
     # Return the data that is in no column of the table.
     parts = []
     committed = caller.committed_pages()
     if committed or caller.touched_pages:
-        parts.append(
-            f"{numbers.size(committed)} committed, {numbers.size(caller.touched_pages)} touched"
-        )
+        touched = f", {numbers.size(caller.touched_pages)} touched" if knows_touched else ""
+        parts.append(f"{numbers.size(committed)} committed{touched}")
     counts = caller.cost()
     if counts.eremove:
         parts.append(f"{numbers.size(counts.eremove)} given back")

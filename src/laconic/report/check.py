@@ -8,7 +8,8 @@ from typing import Any
 
 from laconic.analysis.baseline import Key, KeyTally, RunFigures, enclave_json, enclave_numbers
 from laconic.analysis.callers import SITE
-from laconic.analysis.check import Offender, Verdict
+from laconic.analysis.check import CYCLES, ENCLAVE_HOST_CALLS, Offender, Verdict
+from laconic.analysis.diff import lowest
 from laconic.analysis.frames import own_frames
 from laconic.analysis.schemas import SCHEMAS
 from laconic.report import numbers
@@ -100,9 +101,11 @@ def as_text(
     """Return one line per limit, and under an exceeded limit at most `limit` offenders with the
     first frames of their stacks; with all frames that `callers` shows if `verbose`."""
     lines: list[str] = []
-    failed = False
+    failed = uncertain = False
     for verdict in verdicts:
         failed |= not verdict.kept
+        # Lower ends can keep a limit that the run exceeds.
+        uncertain |= verdict.kept and verdict.rule in (CYCLES, ENCLAVE_HOST_CALLS)
         word = "ok" if verdict.kept else "FAILED"
         lines += filled(f"{word} {verdict.rule}: {sentence(verdict, figures)}", width, "")
         shown = _shown(verdict, limit)
@@ -111,6 +114,8 @@ def as_text(
         more = len(verdict.offenders) - len(shown)
         if more > 0:
             lines.append(f"  and {more:,} more (-v, --limit, --json)")
+    if uncertain and figures.lacking:
+        lines += filled(lowest(figures), width, "")
     if failed:
         lines += missing_lines(stacks, width)
     return "\n".join(lines) + "\n" if lines else ""

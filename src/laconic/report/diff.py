@@ -126,6 +126,7 @@ def sentence(found: Difference) -> Sentence:
     if not was.high or not now.high:
         return Sentence(f"The cost in an enclave is {_cost(now)}, and was {_cost(was)} before.")
     changed = total.cycles.middle / was.middle
+    before = f"Under {found.enclave[0]} it was {_cost(was)} before."
     ranked = sorted(found.ranked(), key=lambda delta: -abs(delta.cycles.middle))
     least = _ABOUT_THE_SAME * was.middle
     largest = [delta for delta in ranked if abs(delta.cycles.middle) >= least]
@@ -133,13 +134,15 @@ def sentence(found: Difference) -> Sentence:
         head = f"Both runs cost about the same, {_cost(now)} in an enclave"
     else:
         head = f"The second run costs {_times(changed)}, {_cost(now)} in an enclave"
+    if not found.whole:
+        return Sentence(f"{head}.", f"{before} Without stacks, the sites that changed are unknown.")
     if not largest:
         return Sentence(f"{head}. No site changed by {share(_ABOUT_THE_SAME, 1)} of it or more.")
     # A site that changed in the same direction as the total explains it; the others are mentioned
     # after it.
     with_it = [delta for delta in largest if delta.cycles.middle * changed > 0] or largest
     first = largest[0] if abs(changed) < _ABOUT_THE_SAME else with_it[0]
-    more = [f"Under {found.enclave[0]} it was {_cost(was)} before."]
+    more = [before]
     rest = [delta for delta in largest if delta is not first]
     if rest:
         more.append(f"Next: {_moved(rest[0])}.")

@@ -93,6 +93,17 @@ class TestLimits:
         assert "  1 host call for 1 mmap call from here\n      setup" in done.stdout
         assert done.stdout.endswith("\n  and 2 more (-v, --limit, --json)\n")
 
+    def test_lower_ends_that_keep_a_limit_are_called_so(self, trace: str) -> None:
+        note = "has no sizes of files: its costs may be higher"
+        for words, is_noted in (
+            (("--max-cycles", "1T"), True),
+            (("--max-enclave-host-calls", "1000"), True),
+            (("--max-cycles", "1"), False),
+            (("--max-redundant", "88%"), False),
+        ):
+            done = laconic("check", trace, *words)
+            assert (note in " ".join(done.stdout.split())) == is_noted, words
+
     def test_without_stacks_calls_are_named(self, tmp_path: Path) -> None:
         bare = sited(tmp_path / "bare.trace", PLAN, stacks=False)
         done = laconic("check", bare, "--max-redundant", "5%", "--max-host-calls", "3")

@@ -57,6 +57,26 @@ class TestTraces:
             {"was": 66, "now": 33, "change": -33}, {"was": 0, "now": 0},
         )  # fmt: skip
 
+    def test_without_stacks_no_site_is_said_to_be_the_same(self, tmp_path: Path) -> None:
+        paths = [
+            sited(tmp_path / f"{place}.trace", plan, stacks=False)
+            for place, plan in enumerate((BEFORE, AFTER))
+        ]
+        text = " ".join(laconic("diff", *paths).stdout.split())
+        assert "Without stacks, the sites that changed are unknown." in text
+        assert "No site changed" not in text
+
+    def test_logs_of_which_one_knows_more_are_told_apart(self, tmp_path: Path) -> None:
+        known, unknown = (
+            sited(tmp_path / f"{place}.trace", BEFORE, unknown=what)
+            for place, what in enumerate(((), ("touched pages",)))
+        )
+        assert json.loads(laconic("diff", known, unknown, "--json", "-").stdout)["notes"] == [
+            f"'{known}' has no sizes of files: its costs may be higher",
+            f"'{unknown}' has no touched pages or sizes of files: its costs may be higher",
+        ]
+        assert not json.loads(laconic("diff", unknown, unknown, "--json", "-").stdout)["notes"]
+
     def test_the_same_run(self, both: tuple[str, str]) -> None:
         done = laconic("diff", both[0], both[0])
         assert (done.returncode, done.stderr) == (0, "")

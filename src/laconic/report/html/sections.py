@@ -667,7 +667,7 @@ def _foot(page: Page) -> str:
         str(page.machine[key]) for key in ("system", "release", "machine") if page.machine.get(key)
     )
     parts = [
-        f"Recorded on {text(machine)}" if machine else "",
+        f"Recorded on {text(machine)}" if machine and page.source == "run" else "",
         f"{page.events:,} {'event' if page.events == 1 else 'events'}"
         + (f" in {seconds((page.last * CLOCK / 1e9,) * 2)}" if page.last else ""),
         plural(page.ledger.processes, "process", "processes"),

@@ -296,7 +296,7 @@ def _file(
     size = None if file.size >> 63 else file.size
     path = text(os.fsencode(file.file.path)) or None
     if file.mode & UNKNOWN_IDENTITY:
-        return path, None, None, offset, size
+        return path, None, None, offset, size or None  # a log without sizes has 0
     return path, file.file.device, file.file.inode & (1 << 64) - 1, offset, size
 
 
