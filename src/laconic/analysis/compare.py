@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -764,9 +764,11 @@ def _figures(
     if bounds is None:
         bounds = [((low, low), (high, high)) for low, high in cases]
     books = [book for ends in bounds for pair in ends for book in pair]
+    total = _spans(bounds, profile, lambda key: "").get("", Span(Counts(), Counts(), (0, 0)))
+    programs = _spans(bounds, profile, lambda key: key[0])
     return Figures(
-        _spans(bounds, profile, lambda key: "").get("", Span(Counts(), Counts(), (0, 0))),
-        _spans(bounds, profile, lambda key: key[0]),
+        _without_negative(total),
+        {number: _without_negative(span) for number, span in programs.items()},
         _spans(bounds, profile, lambda key: key[1]),
         [(profile.cycles(low.total())[0], profile.cycles(high.total())[1]) for low, high in cases],
         _least_most(book.peak for book in books),
@@ -794,6 +796,13 @@ def _span(bounds: Sequence[Sequence[Counts]], profile: CostProfile) -> Span:
     high = Counts(**{name: max(each[name] for each in every) for name in THINGS})
     cycles = [(profile.cycles(least)[0], profile.cycles(most)[1]) for least, _, _, most in bounds]
     return Span(low, high, (min(first for first, _ in cycles), max(last for _, last in cycles)))
+
+
+def _without_negative(span: Span) -> Span:
+    # Untouched pages are added when pages are committed, and subtracted under another label when
+    # they are touched: the sum of the minima of both may be below 0.
+    low = span.low
+    return replace(span, low=replace(low, untouched_pages=max(low.untouched_pages, 0)))
 
 
 def _exceeded(books: Iterable[_MeterBook]) -> dict[str, int]:

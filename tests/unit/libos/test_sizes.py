@@ -119,6 +119,9 @@ def test_counts_with_sizes_are_within_the_ranges_without(log: Path, tmp_path: Pa
         for name in names
         for text in escaped(name, exact.strategies[name], ranges.strategies[name])
     ]
+    for figures in (*ranges.strategies.values(), *exact.strategies.values()):
+        for span in (figures.total, *figures.programs.values()):
+            assert span.low.untouched_pages >= 0
     found = compare_direct(trace, LIBOS, Settings())
     for name in LIBOS:
         for call, calls in found.strategies[name].items():
