@@ -36,6 +36,7 @@ from laconic.sgx.meter import THINGS, Counts
 from laconic.strategies import maker
 from laconic.trace.reader import TraceReader
 from laconic.trace.schema import CODES, Row
+from laconic.trace.selection import Selection
 from tests.helpers.gramlogs import REAL, take
 from tests.helpers.traces import BASE, SIGCHLD, Builder
 
@@ -220,6 +221,36 @@ def test_sites_and_calls_have_the_least_counts(tmp_path: Path) -> None:
     cells = sum(tally.today_low for tally in page.cells.by_site().values())
     assert cells == pytest.approx(sum(tally.today_low for tally in page.tallies))
     assert cells == pytest.approx(sum(least[0].cycles(site)[0] for site in least[0].sites))
+
+
+def test_a_selection_keeps_the_least_counts_of_its_calls(tmp_path: Path) -> None:
+    trace, _ = take(tmp_path, REAL / "vmatest.log.gz")
+    selection = Selection(calls=("mmap",))
+    every, found = sites(trace), sites(trace, selection=selection)
+    page = collect(TraceReader(trace.path), load(), selection=selection)
+    compared = compare(TraceReader(trace.path), selection=selection, jobs=1).strategies
+    assert page.compared is not None
+    for name in ("every-call", "laconic"):
+        costs = [site.cost(name) for site in every.sites if site.call == "mmap"]
+        total = Counts()
+        for cost in costs:
+            total.add(cost)
+        assert found.total(name) == total
+        figures = page.compared.strategies[name]
+        assert figures.cases == compared[name].cases
+        assert figures.total.low == compared[name].total.low
+        assert figures.total.low.host_calls == total.host_calls
+
+
+def test_touches_in_a_log_without_sizes_are_counted_with_their_sites(tmp_path: Path) -> None:
+    trace = Builder(tmp_path / "a.trace", "perf")
+    file = trace.file("/lib/a.so", inode=0, size=0)
+    trace.mapping(4 * PAGE_SIZE, 3, MAP_PRIVATE, file=file)
+    touched = ((BASE, BASE + 2 * PAGE_SIZE, 1),)
+    trace.row("munmap", BASE, 4 * PAGE_SIZE, touched=touched)
+    found = sites(TraceReader(trace.end()))
+    assert not found.knows_sizes
+    assert {site.call: site.touched_pages for site in found.sites} == {"mmap": 2, "munmap": 0}
 
 
 class Taken(Listener):
