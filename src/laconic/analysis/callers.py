@@ -93,7 +93,8 @@ class Callers(Table):
     redundant calls, it has only callers with such calls. `calls`, `redundant` and `host_calls` are
     of all memory calls; `wasted` is of all redundant ones. `totals`: strategy → everything that its
     enclaves did. `stackless` calls, `stackless_redundant` redundant ones, have no stack. `source`
-    and what the trace knows are as in `Sites`; cycles are estimated by `profile`.
+    and what the trace knows are as in `Sites`; cycles are estimated by `profile`. `is_selection`:
+    only some calls are counted.
     """
 
     by: str
@@ -112,6 +113,7 @@ class Callers(Table):
     stackless_redundant: int = 0
     knows_touched: bool = True
     knows_sizes: bool = True
+    is_selection: bool = False
 
     def cycles(self, caller: Work, strategy: str = EVERY_CALL) -> CycleSpan:
         """Return what a caller costs in an enclave under `strategy`, touched pages included."""
@@ -188,6 +190,7 @@ def callers(
     totals = {name: meter.total() for name, meter in found.meters.items()}
     result = Callers(by, inverted, sort, profile or costs.load(), totals, found.source)
     result.knows_touched, result.knows_sizes = found.knows_touched, found.knows_sizes
+    result.is_selection = found.selection is not None
     every = list(suppressions)
     rules = [rule for rule in every if sort == REDUNDANT or not rule.only_redundant]
     quieting = [rule for rule in every if rule.only_redundant]

@@ -54,7 +54,7 @@ class Headline(NamedTuple):
     that it loaded. `calls` and `redundant` are of all memory calls. `larger` are the callers that
     cost more than the subject, with their costs, the most expensive first. `before` is the cost of
     the memory that the program had before laconic attached to it, a part of `total`, and
-    `before_left` that under laconic.
+    `before_left` that under laconic. `is_selection`: only some calls are counted.
     """
 
     rule: str
@@ -78,6 +78,7 @@ class Headline(NamedTuple):
     larger: tuple[tuple[Caller, CycleSpan], ...] = ()
     before: CycleSpan = CycleSpan(0, 0)
     before_left: CycleSpan = CycleSpan(0, 0)
+    is_selection: bool = False
 
     @property
     def share(self) -> float:
@@ -105,6 +106,7 @@ def headline(
         grouped.total(LACONIC),
         loader=loader,
         files=0 if loader is None else len(loader.files),
+        is_selection=grouped.is_selection,
     )
     if loader is not None:
         basis = basis._replace(

@@ -25,7 +25,7 @@ from laconic.analysis.schemas import SCHEMAS
 from laconic.analysis.sites import EVERY_CALL, LACONIC
 from laconic.analysis.suppressions import LOADING
 from laconic.report import numbers
-from laconic.report.headline import LOWEST, WORK, ends, loading, sentence
+from laconic.report.headline import LOWEST, WORK, ends, loading, no_calls, sentence
 from laconic.report.headline import as_json as headline_json
 from laconic.report.names import filled
 from laconic.report.numbers import share
@@ -165,7 +165,7 @@ def as_text(
     why."""
     lines = []
     if not found.calls:
-        return "This program made no memory calls.\n"
+        return f"{no_calls(found.is_selection)}\n"
     if headline is not None:
         for text in sentence(headline):
             lines += filled(text, width)

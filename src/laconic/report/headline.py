@@ -56,10 +56,17 @@ class Sentence(NamedTuple):
     more: str = ""
 
 
+def no_calls(is_selection: bool) -> str:
+    """Return the answer if no call is counted."""
+    if is_selection:
+        return "No memory call is selected: change --between, --pid, --program or --call."
+    return "This program made no memory calls."
+
+
 def sentence(found: Headline) -> Sentence:
     """Return the headline, and what else matters."""
     if found.rule == NO_CALLS or found.subject is None:
-        return Sentence("This program made no memory calls.")
+        return Sentence(no_calls(found.is_selection))
     unit = numbers.unit([found.cost.high])
     cost = numbers.cycles(*found.cost, unit)
     total = numbers.cycles(*found.total)

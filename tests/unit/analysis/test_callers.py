@@ -560,6 +560,15 @@ class TestCommand:
             assert (done.returncode, done.stdout) == (0, "This program made no memory calls.\n")
             assert json.loads((tmp_path / "json").read_text())["callers"] == []
 
+    def test_an_empty_selection(self, tmp_path: Path) -> None:
+        trace = small(tmp_path / "a.trace")
+        text = "No memory call is selected: change --between, --pid, --program or --call."
+        done = laconic("callers", trace, "--call", "mlock")
+        assert (done.returncode, done.stdout) == (0, f"selected: mlock calls\n{text}\n")
+        page = tmp_path / "a.html"
+        laconic("html", trace, "--call", "mlock", "-o", str(page))
+        assert f"<h1>{text}</h1>" in page.read_text()
+
     def test_a_cut_trace(self, tmp_path: Path) -> None:
         """What was recorded is shown, and that there may be more."""
         trace = Run(tmp_path / "a.trace")

@@ -192,6 +192,7 @@ def collect(
         around,
         trace.has_touches,
         enclaves.knows_sizes,
+        selection,
     )
     # Redundant calls at a site that has other costs too, and everything of the loader, are shown.
     shown = [rule for rule in rules if rule.reason != LOADING and not rule.only_redundant]
