@@ -275,7 +275,19 @@ def test_sizes_and_identity_of_files(tmp_path: Path) -> None:
     inodes = {row.a2 for row in trace.rows() if row.event == CODES["file"]}
     assert (sizes, inodes) == ({0x1D6458}, {libc.stat().st_ino})
     assert "sizes of files" not in report.unknown
-    assert "sizes of files" in take(tmp_path, REAL / "hello.log.gz")[1].unknown
+    _, report = take(tmp_path, REAL / "hello.log.gz")
+    assert "sizes of files" in report.unknown
+    assert not any("below DIR" in note for note in report.notes)
+
+
+def test_files_that_are_not_below_the_root_are_named(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    _, report = take(tmp_path, REAL / "hello.log.gz", root)
+    notes = [note for note in report.notes if "below DIR" in note]
+    assert len(notes) == 2
+    assert notes[0].endswith("are not in the log: no ELF file below DIR has them")
+    assert notes[1].startswith("files without a size, because they are not below DIR: /lib")
 
 
 def test_files_are_found_through_mounts() -> None:

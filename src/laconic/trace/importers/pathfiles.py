@@ -33,6 +33,10 @@ class DescriptorTable(dict[int, T]):
         return self.copy()
 
 
+#: The number of missing files that are kept.
+_MISSING = 10
+
+
 class Paths(DescriptorTable[bytes]):
     """Descriptor → path."""
 
@@ -41,7 +45,7 @@ class PathFiles:
     """The numbers of a trace's files. Each path has an inode, counted down from -1.
 
     `look` finds the file at a path if it is available; its device, inode and size are then known.
-    `unsized`: some path's file was not found.
+    `missing`: the first paths of files whose size is not known.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class PathFiles:
         self._writer = writer
         self._look = look
         self._inodes: dict[str, int] = {}
-        self.unsized = False
+        self.missing: dict[str, None] = {}
 
     def number(
         self,
@@ -78,7 +82,8 @@ class PathFiles:
                 file = File(found.major, found.minor, found.inode, name)
                 known = found.size if size is None else size
                 return self._writer.file(file, known, _MODE | access, now=now)
-            self.unsized |= size is None
+            if size is None and len(self.missing) < _MISSING:
+                self.missing[name] = None
         inode = self._inodes.setdefault(name, -1 - len(self._inodes))
         mode = _MODE | access | UNKNOWN_IDENTITY
         return self._writer.file(File(*LOG_DEVICE, inode, name), size or 0, mode, now=now)

@@ -389,13 +389,18 @@ class GramineProcesses:
         report = self.report
         if self._unseen_start or self._unread:
             report.doubt("initial maps")
+        has_root = self._root is not None
         if self._unread:
-            paths = ", ".join(os.fsdecode(self.writer.hidden_path(path)) for path in self._unread)
-            report.note(
-                f"the segments of {paths} are not in the log: --root DIR reads them from the files"
-            )
-        if self._files.unsized:
+            cure = "no ELF file below DIR has them" if has_root else "--root DIR reads them"
+            report.note(f"the segments of {self._listed(self._unread)} are not in the log: {cure}")
+        if self._files.missing:
             report.doubt(FILE_SIZES)
+            if has_root:
+                missing = self._listed(self._files.missing)
+                report.note(f"files without a size, because they are not below DIR: {missing}")
+
+    def _listed(self, paths: Iterable[str]) -> str:
+        return ", ".join(os.fsdecode(self.writer.hidden_path(path)) for path in paths)
 
     def flush(self) -> None:
         """Write rows if there are enough. Rows of calls in progress are waited for, within
