@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import NamedTuple
 
 from laconic.analysis.advise.hints import Hints
 from laconic.analysis.frames import own_frames
-from laconic.libos.strategy import Maker, Strategy
+from laconic.libos.strategy import Strategy
 from laconic.memory.ledger import Ledger
 from laconic.replay.enclaves import AROUND, OTHER, TOUCH, Enclaves, Touch
 from laconic.replay.engine import Replay
@@ -263,16 +262,23 @@ def call_of(label: Hashable) -> Hashable:
 
 
 def site_enclaves(
-    makers: Mapping[str, Maker], selection: Selection | None, assumed_sizes: int
-) -> Enclaves:
-    """Return enclaves that count by `site_label` and by owner."""
-    return Enclaves(
-        makers,
-        label=site_label,
-        by_owner=True,
-        selection=selection,
-        assumed_sizes=assumed_sizes,
-    )
+    trace: TraceReader,
+    strategies: str | type[Strategy] | Iterable[str | type[Strategy]],
+    selection: Selection | None,
+) -> SizedEnclaves:
+    """Return the enclaves of a trace, which count by `site_label` and by owner."""
+    makers = {display_name(each): maker(each) for each in as_list(strategies)}
+
+    def make(assumed_sizes: int) -> Enclaves:
+        return Enclaves(
+            makers,
+            label=site_label,
+            by_owner=True,
+            selection=selection,
+            assumed_sizes=assumed_sizes,
+        )
+
+    return SizedEnclaves(trace, make)
 
 
 class SiteCollector(Listener):
@@ -353,8 +359,7 @@ class SiteCounting:
         selection: Selection | None,
     ) -> None:
         self.stacks = stacks
-        makers = {display_name(each): maker(each) for each in as_list(strategies)}
-        self.enclaves = SizedEnclaves(trace, partial(site_enclaves, makers, selection))
+        self.enclaves = site_enclaves(trace, strategies, selection)
         self._selection = selection
         self._collector = SiteCollector()
         self._selected: Selected | None = None

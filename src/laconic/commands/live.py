@@ -305,6 +305,7 @@ def _view(
     terminal = sys.__stderr__
     assert terminal is not None
     try:
+        # textual writes to this name, which mypy takes for a constant.
         sys.__stderr__ = TerminalOutput(terminal)  # type: ignore[assignment, misc]
         app.run()
     finally:

@@ -74,8 +74,7 @@ class SizedEnclaves:
         if self._bounds is not None:
             self._bounds.finish()
         if selection is not None:
-            bounds = () if self.knows_sizes else (self.least, self.most)
-            for enclaves in (*self.assumed, *bounds):
+            for enclaves in dict.fromkeys((*self.assumed, self.least, self.most)):
                 drop_unselected(enclaves, selection, programs)
 
 
@@ -125,6 +124,11 @@ class SizeBounds(Listener):
         if self._every_call:
             self._take()
 
+    def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
+        """Take the bounds after the growth of a stack, or changes by an unknown call."""
+        if self._every_call:
+            self._take()
+
     def started(self, mm: Mm) -> None:
         """Take the bounds after a program was loaded."""
         self._take()
@@ -158,11 +162,6 @@ class SizeBounds(Listener):
         for enclaves, sums in zip(self.assumed, self._sums, strict=True):
             for name, tables in sums.items():
                 enclaves.meters[name].tables = tables
-
-    def host_read(self, mm: Mm, changes: tuple[Change, ...], grew: bool) -> None:
-        """Take the bounds after the growth of a stack, or changes by an unknown call."""
-        if self._every_call:
-            self._take()
 
     def _take(self) -> None:
         taken = [enclaves.take_tables() for enclaves in self.assumed]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 from laconic.analysis.advise.hints import Hints
@@ -37,11 +36,9 @@ from laconic.replay.enclaves import Enclaves
 from laconic.replay.engine import Replay
 from laconic.replay.events import CallDone, Listener, Program
 from laconic.replay.owners import Owners
-from laconic.replay.sizebounds import SizedEnclaves
 from laconic.replay.thread import Mm
 from laconic.sgx.costs import CostProfile
 from laconic.sgx.meter import Counts
-from laconic.strategies import strategy
 from laconic.trace.reader import TraceReader
 from laconic.trace.records import ARITY
 from laconic.trace.schema import Row
@@ -160,8 +157,7 @@ def collect(
     read. O(events × strategies); memory O(sites + VMAs).
     """
     stacks = Stacks()
-    makers = {name: strategy(name) for name in (EVERY_CALL, LACONIC)}
-    enclaves = SizedEnclaves(trace, partial(site_enclaves, makers, selection))
+    enclaves = site_enclaves(trace, (EVERY_CALL, LACONIC), selection)
     timeline = Timeline(enclaves.least, profile, trace.has_touches, selection)
     comparison = Comparison(trace, profile, selection, enclaves, call_of)
     hints = Hints()

@@ -16,7 +16,8 @@ _MODE = PLAIN | PLACES
 #: The maximum number of unknown descriptors that are distinguished: memory must stay bounded if a
 #: log has ever more of them.
 _APART = 65536
-
+#: The number of missing files that are kept.
+_MISSING = 10
 
 T = TypeVar("T")
 
@@ -31,10 +32,6 @@ class DescriptorTable(dict[int, T]):
     def execute(self) -> Self:
         """Return the table after an execve: all of it. O(descriptors)."""
         return self.copy()
-
-
-#: The number of missing files that are kept.
-_MISSING = 10
 
 
 class Paths(DescriptorTable[bytes]):

@@ -28,9 +28,11 @@ class Clock:
         self._elapsed = 0
 
     def second(self, text: bytes, fraction: bytes) -> int:
-        """Return the nanoseconds from the log's first line to this second: below 0 in the first
-        second, of which the first line's `fraction` had passed. Raises ValueError if the text is
-        not a time."""
+        """Return the nanoseconds from the log's first line to the start of this second.
+
+        That is negative for the first line, which is `fraction` (digits) after the start of its
+        second. Raises ValueError if the text is not a time.
+        """
         if text[2:3] == b":":
             now = (
                 int(text[:2]) * 3600 + int(text[3:5]) * 60 + int(text[6:8])
